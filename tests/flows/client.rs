@@ -16,6 +16,7 @@ use ports::clock::SystemClock;
 use ports::random::Rng;
 use runtime::settings::Secret;
 use serde_json::Value;
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -212,6 +213,32 @@ async fn call_without_workers_fails_at_the_deadline() {
     assert!(matches!(ended, ClientError::Unanswered { .. }), "{ended}");
 }
 
+#[tokio::test]
+async fn client_command_names_a_server_that_does_not_answer() {
+    let folder = tempfile::tempdir().unwrap();
+    let token = folder.path().join("token");
+    std::fs::write(&token, "lab-token").unwrap();
+    let unused = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (http, nats) = (format!("http://{unused}"), format!("nats://user:s3cret@{unused}"));
+    let short = ["--patience-seconds", "1", "health"];
+    for (transport, expected) in [
+        (
+            &["--http", &http, "--token-file", token.to_str().unwrap()][..],
+            "the broker has not answered: no connection",
+        ),
+        (&["--nats", &nats], "no connection to NATS"),
+    ] {
+        let output = process::run(&[&["client"], transport, &short].concat(), &[]).await;
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(4), "{said}");
+        assert!(said.contains(expected) && said.contains(&unused.to_string()), "{said}");
+        assert!(!said.contains("message queue") && !said.contains("s3cret"), "{said}");
+    }
+    let output = process::run(&["client", "health"], &[("HOME", folder.path().to_str().unwrap())]).await;
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(1) && said.contains("--http, --nats or a context"), "{said}");
+}
+
 /// Runs `broker client` over a transport; returns its exit code and its output.
 async fn run(rig: &Rig, transport: &[&str], call: &[&str]) -> (i32, Value, String) {
     let arguments = [&["client"], transport, call].concat();
@@ -244,6 +271,8 @@ async fn client_command_uses_http_or_nats_and_maps_exit_codes() {
         let id = lease["sandbox_id"].as_str().unwrap();
         let (code, longer, said) = run(&rig, transport, &["extend", id, &owner, "--hours", "6"]).await;
         assert_eq!((code, longer["expires_at"].is_u64()), (0, true), "{said}");
+        let (code, health, said) = run(&rig, transport, &["health"]).await;
+        assert_eq!((code, &health["store"]), (0, &Value::from("ok")), "{said}");
         let (code, _, said) =
             run(&rig, transport, &["--request-id", "by-hand", "get", id, "a-stranger"]).await;
         assert_eq!((code, said.contains("NOT_SANDBOX_OWNER, request by-hand")), (3, true), "{said}");

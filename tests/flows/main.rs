@@ -36,4 +36,5 @@ mod ticks;
 mod tokens;
 mod unreadable;
 mod unready;
+mod views;
 mod watching;

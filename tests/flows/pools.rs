@@ -188,6 +188,8 @@ async fn pools_are_changed_by_the_command_line() {
     let (is_ok, said) = say(&["pools", "drain", "labs"]).await;
     assert!(is_ok && said.contains("labs: draining, version 2"), "{said}");
     let (is_ok, said) = say(&["pools", "show", "labs"]).await;
+    assert!(is_ok && said.lines().any(|line| line.split_whitespace().eq(["state", "draining"])), "{said}");
+    let (is_ok, said) = say(&["pools", "show", "labs", "--json"]).await;
     assert!(is_ok && said.contains("\"state\": \"draining\""), "{said}");
     let (is_ok, said) = say(&["pools", "remove", "labs"]).await;
     assert!(is_ok && said.contains("labs: removed"), "{said}");

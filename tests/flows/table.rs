@@ -47,7 +47,7 @@ async fn until_ready_is(up: &Up, status: u16) -> String {
 /// What `broker table` prints.
 async fn table(up: &Up, arguments: &[&str]) -> Value {
     let variables = [("NATS_URL", up.nats.as_str()), ("DYNAMODB_ENDPOINT", up.table.as_str())];
-    let output = run(&[&["table"], arguments].concat(), &variables).await;
+    let output = run(&[&["table", "--json"], arguments].concat(), &variables).await;
     assert!(output.status.success(), "{output:?}");
     serde_json::from_slice(&output.stdout).unwrap()
 }
@@ -134,7 +134,7 @@ async fn tombstone_retention_mismatch_prevents_the_start() {
     let unasked = run(&["table", "agree"], &env).await;
     let said = String::from_utf8_lossy(&unasked.stderr).into_owned();
     assert!(!unasked.status.success() && said.contains("nothing was changed. With --yes"), "{said}");
-    let agreed = run(&["table", "agree", "--yes"], &env).await;
+    let agreed = run(&["table", "agree", "--yes", "--json"], &env).await;
     assert!(agreed.status.success(), "{agreed:?}");
     let shown: Value = serde_json::from_slice(&agreed.stdout).unwrap();
     assert_eq!(

@@ -13,7 +13,7 @@ use serde_json::Value;
 /// What a subcommand prints, or why it is refused.
 async fn index(rig: &Rig, arguments: &[&str]) -> Result<Value, String> {
     let variables: Vec<_> = rig.env.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-    let output = run(&[&["table", "index"], arguments].concat(), &variables).await;
+    let output = run(&[&["table", "--json", "index"], arguments].concat(), &variables).await;
     match output.status.success() {
         true => Ok(serde_json::from_slice(&output.stdout).unwrap()),
         false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),

@@ -275,7 +275,8 @@ async fn pause_survives_a_restart_and_ends_by_resume_or_expiry() {
     let paused = cli(&["deletions", "pause", "--until-seconds", "3600", "--reason", "maintenance"]).await;
     assert!(paused.contains("maintenance") && paused.contains("broker cli"), "{paused}");
     let later = release(&rig, "later-", 3).await;
-    let status: DeletionsStatus = serde_json::from_str(&cli(&["deletions", "status"]).await).unwrap();
+    let status: DeletionsStatus =
+        serde_json::from_str(&cli(&["deletions", "status", "--json"]).await).unwrap();
     assert_eq!((status.state.as_str(), status.paused.unwrap().by.as_str()), ("paused", "broker cli"));
     assert_eq!(rig.deletes_at_csp(), 5);
     rig.clock.advance(Duration::from_secs(3_600));

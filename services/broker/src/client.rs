@@ -1,5 +1,7 @@
 //! `broker client`: the requests of a lab from a shell, over HTTP or NATS, with repeats.
 
+use crate::context;
+use crate::output::{Format, Shown};
 use crate::transport::{self, Ports, Transport};
 use clap::Subcommand;
 use client::{Claim, Client, ClientError, Timeouts};
@@ -11,6 +13,7 @@ use runtime::settings::Env;
 use serde::Serialize;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::error::Elapsed;
 
 /// Maximum of the time-out of a call, in seconds.
 const TIMEOUT_SECONDS_MAX: u64 = 3_600;
@@ -28,6 +31,8 @@ pub(crate) struct Options {
     /// The request id in the broker's logs; a new one by default.
     #[arg(long, value_name = "ID")]
     request_id: Option<String>,
+    #[command(flatten)]
+    format: Format,
     #[command(subcommand)]
     call: Call,
 }
@@ -79,7 +84,7 @@ enum Call {
     },
     /// Count the pools; over HTTP with an `admin` or `read-only` token.
     Stats,
-    /// Whether a worker and its store answer; over NATS only.
+    /// Whether a worker and its store answer.
     Health,
 }
 
@@ -123,9 +128,17 @@ impl Options {
     /// # Errors
     /// Mistakes in the environment; a transport that cannot be opened.
     pub(crate) async fn run(self, env: &dyn Env) -> anyhow::Result<End> {
-        let Self { transport, patience_seconds, request_id, call } = self;
+        let Self { transport, patience_seconds, request_id, format, call } = self;
+        let (transport, env) = context::transport(transport, env)?;
         let ports = Ports { clock: Arc::new(SystemClock), random: Arc::new(Rng::unseeded()) };
-        let transport = Transport::open(&transport, env, &ports, CONNECTION).await?;
+        let address = transport.name();
+        let transport = match Transport::open(&transport, &env, &ports, CONNECTION).await {
+            Err(error) if error.is::<Elapsed>() => {
+                eprintln!("broker: {error}");
+                return Ok(End::NotNow);
+            }
+            opened => opened?,
+        };
         let timeouts = Timeouts { call: Duration::from_secs(patience_seconds), ..Timeouts::default() };
         let client = Client::new(transport.requests(), ports.clock, ports.random, timeouts);
         let client = match request_id {
@@ -135,12 +148,15 @@ impl Options {
         let said = call.ask(&client).await;
         transport.close().await;
         Ok(match said {
-            Ok(text) => {
-                println!("{text}");
+            Ok(shown) => {
+                format.print_line(&shown);
                 End::Answered
             }
             Err(error) => {
-                eprintln!("broker: {error}");
+                match error {
+                    ClientError::Unanswered { .. } => eprintln!("broker: {address}: {error}"),
+                    ClientError::Refused(_) | ClientError::Unreadable { .. } => eprintln!("broker: {error}"),
+                }
                 End::of(&error)
             }
         })
@@ -150,29 +166,29 @@ impl Options {
 // === impl Call ===
 
 impl Call {
-    async fn ask(self, client: &Client) -> Result<String, ClientError> {
+    async fn ask(self, client: &Client) -> Result<Shown, ClientError> {
         Ok(match self {
             Self::Allocate { owner, key, lab, pool, name_prefix, hours } => {
                 let claim = Claim { owner, key, lab, pool, name_prefix, hours };
                 let claimed = client.allocate(&claim).await?;
-                text(&Granted { outcome: claimed.outcome.as_str(), lease: claimed.lease })
+                shown(&Granted { outcome: claimed.outcome.as_str(), lease: claimed.lease })
             }
-            Self::Get(Own { sandbox, owner }) => text(&client.get(&sandbox, &owner).await?),
+            Self::Get(Own { sandbox, owner }) => shown(&client.get(&sandbox, &owner).await?),
             Self::Extend { own: Own { sandbox, owner }, hours, epoch } => {
-                text(&client.extend(&sandbox, &owner, hours, epoch).await?)
+                shown(&client.extend(&sandbox, &owner, hours, epoch).await?)
             }
             Self::Release { own: Own { sandbox, owner }, epoch } => {
-                text(&client.release(&sandbox, &owner, epoch).await?)
+                shown(&client.release(&sandbox, &owner, epoch).await?)
             }
-            Self::Stats => text(&client.stats().await?),
-            Self::Health => text(&client.health().await?),
+            Self::Stats => shown(&client.stats().await?),
+            Self::Health => shown(&client.health().await?),
         })
     }
 }
 
 // Replies contain texts and numbers only, which JSON can always represent.
-fn text(reply: &impl Serialize) -> String {
-    serde_json::to_string(reply).unwrap_or_default()
+fn shown(reply: &impl Serialize) -> Shown {
+    Shown::fields(reply).unwrap_or_default()
 }
 
 // === impl End ===

@@ -1,5 +1,6 @@
 //! `broker deletions`: inspects and controls the deletion queue from a shell, over NATS.
 
+use crate::output::Format;
 use clap::Subcommand;
 use runtime::settings::Env;
 
@@ -8,9 +9,18 @@ pub(crate) mod control;
 mod list;
 pub(crate) mod parked;
 
+/// The arguments.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    #[command(flatten)]
+    format: Format,
+    #[command(subcommand)]
+    command: Command,
+}
+
 /// The subcommands.
 #[derive(Debug, Subcommand)]
-pub(crate) enum Deletions {
+enum Command {
     #[command(flatten)]
     Control(control::Command),
     /// List every deletion with its progress, its attempts, its last error and its next attempt.
@@ -19,18 +29,18 @@ pub(crate) enum Deletions {
     Parked(parked::Command),
 }
 
-// === impl Deletions ===
+// === impl Options ===
 
-impl Deletions {
+impl Options {
     /// Runs the subcommand and prints the result.
     ///
     /// # Errors
     /// When a setting is invalid, no worker answers, or the reply is a failure.
     pub(crate) async fn run(self, env: &dyn Env) -> anyhow::Result<()> {
-        match self {
-            Self::Control(command) => command.run(env).await,
-            Self::List(list) => list.run(env).await,
-            Self::Parked(command) => command.run(env).await,
+        match self.command {
+            Command::Control(command) => command.run(env, self.format).await,
+            Command::List(list) => list.run(env, self.format).await,
+            Command::Parked(command) => command.run(env, self.format).await,
         }
     }
 }

@@ -26,6 +26,7 @@ pub mod up;
 
 pub mod child;
 mod client;
+mod context;
 pub mod data;
 mod deletions;
 pub mod descriptors;
@@ -34,6 +35,7 @@ pub mod embedded;
 pub mod nats_server;
 mod notes;
 mod opening;
+mod output;
 mod pools;
 pub mod store;
 mod table;
@@ -41,6 +43,7 @@ mod tick;
 pub mod ticks;
 mod token;
 pub mod transport;
+mod views;
 
 pub mod asyncapi;
 pub mod operate;

@@ -1,6 +1,7 @@
 //! `broker pools`: shows and changes the pools of a fleet from a shell, over NATS.
 
 use crate::deletions::client::Client;
+use crate::output::{Format, NONE, Shown, Watch, columns, or_none};
 use clap::Subcommand;
 use contract::Verb;
 use contract::pools::{
@@ -14,12 +15,24 @@ use std::path::PathBuf;
 /// The actor if the command names none.
 const BY: &str = "broker-cli";
 
+/// The arguments.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    #[command(flatten)]
+    format: Format,
+    #[command(subcommand)]
+    command: Pools,
+}
+
 /// The subcommands.
 #[derive(Debug, Subcommand)]
-pub(crate) enum Pools {
+enum Pools {
     /// List every pool with its state, its provider, its lease policy and the counts of the last census.
-    List,
-    /// Print one pool as JSON.
+    List {
+        #[command(flatten)]
+        watch: Watch,
+    },
+    /// Print one pool.
     Show {
         /// The pool.
         #[arg(value_parser = PoolName::parse)]
@@ -54,97 +67,94 @@ pub(crate) enum Pools {
     },
 }
 
-// === impl Pools ===
+// === impl Options ===
 
-impl Pools {
+impl Options {
     /// Runs the subcommand and prints the result.
     ///
     /// # Errors
     /// When a setting or the file is invalid, no worker answers, or the reply is a failure.
     pub(crate) async fn run(self, env: &dyn Env) -> anyhow::Result<()> {
         let client = Client::connect(env).await?;
-        let said = self.say(&client).await;
+        let said = match self.command {
+            Pools::List { watch } => watch.show(self.format, async || list(&client).await).await,
+            command => command.say(&client).await.map(|shown| self.format.print(&shown)),
+        };
         client.close().await;
-        println!("{}", said?);
-        Ok(())
+        said
     }
+}
 
-    async fn say(self, client: &Client) -> anyhow::Result<String> {
+// === impl Pools ===
+
+impl Pools {
+    async fn say(self, client: &Client) -> anyhow::Result<Shown> {
         let order = |pool: PoolName, by| PoolOrder { pool: pool.to_string(), version: None, by: Some(by) };
         Ok(match self {
-            Self::List => {
-                let reply: PoolsReply = client.ask(Verb::Pools, &serde_json::json!({})).await?;
-                table(&reply)
-            }
+            Self::List { .. } => list(client).await?,
             Self::Show { pool } => {
                 let request = PoolRequest { pool: pool.to_string() };
-                serde_json::to_string_pretty(&client.ask::<PoolView>(Verb::Pool, &request).await?)?
+                Shown::fields(&client.ask::<PoolView>(Verb::Pool, &request).await?)?
             }
             Self::Apply { file, by } => {
                 let specs = read_file(&file).and_then(|text| parse_file(&text));
                 let specs = specs.map_err(|problem| anyhow::anyhow!("{}: {problem}", file.display()))?;
-                let mut lines = Vec::new();
+                let mut applied = Vec::new();
                 for spec in specs {
                     let (pool, settings) = (spec.name.to_string(), PoolSettings::of(&spec));
                     let request = PutPoolRequest { pool, settings, version: None, by: Some(by.clone()) };
-                    let PoolView { pool, state, version, .. } = client.ask(Verb::PutPool, &request).await?;
-                    lines.push(format!("{pool}: {state}, version {version}"));
+                    applied.push(client.ask::<PoolView>(Verb::PutPool, &request).await?);
                 }
-                lines.join("\n")
+                let line = |PoolView { pool, state, version, .. }: &PoolView| {
+                    format!("{pool}: {state}, version {version}\n")
+                };
+                let lines = applied.iter().map(line).collect::<String>();
+                Shown::of(&applied, lines)?
             }
             Self::Drain { pool, by } => {
                 let view: PoolView = client.ask(Verb::DrainPool, &order(pool, by)).await?;
-                let held = view.counts.map_or_else(String::new, |counts| {
+                let held = view.counts.as_ref().map_or_else(String::new, |counts| {
                     format!("; {} leased, {} being deleted", counts.allocated, counts.pending_deletion)
                 });
-                format!("{}: {}, version {}{held}", view.pool, view.state.as_str(), view.version)
+                let line = format!("{}: {}, version {}{held}", view.pool, view.state, view.version);
+                Shown::of(&view, line)?
             }
             Self::Remove { pool, by } => {
                 let view: PoolView = client.ask(Verb::RemovePool, &order(pool, by)).await?;
-                format!("{}: removed", view.pool)
+                Shown::of(&view, format!("{}: removed", view.pool))?
             }
         })
     }
 }
 
+async fn list(client: &Client) -> anyhow::Result<Shown> {
+    let reply: PoolsReply = client.ask(Verb::Pools, &serde_json::json!({})).await?;
+    Ok(Shown::of(&reply, table(&reply))?)
+}
+
 /// The pools, one in a line.
 fn table(reply: &PoolsReply) -> String {
-    let mut rows = vec![
-        [
-            "POOL", "STATE", "KIND", "PROVIDER", "PREFIX", "LEASE", "GRACE", "FREE", "LEASED", "DELETING",
-            "VERSION",
-        ]
-        .map(str::to_owned),
+    let headers = [
+        "POOL", "STATE", "KIND", "PROVIDER", "PREFIX", "LEASE", "GRACE", "FREE", "LEASED", "DELETING",
+        "VERSION",
     ];
-    rows.extend(reply.pools.iter().map(row));
-    let mut widths = [0; 11];
-    for row in &rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = cell.chars().count().max(*width);
-        }
-    }
-    let line = |row: &[String; 11]| {
-        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}"));
-        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
-    };
-    rows.iter().map(line).collect::<Vec<_>>().join("\n")
+    columns(headers, reply.pools.iter().map(row))
 }
 
 fn row(view: &PoolView) -> [String; 11] {
     let PoolView { pool, state, version, settings, lease, is_default, counts } = view;
     let LeaseSettings { duration_minutes, grace_minutes, .. } = *lease;
     let minutes =
-        |minutes: Option<u32>| minutes.map_or_else(|| "-".to_owned(), |minutes| format!("{minutes}m"));
-    let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
+        |minutes: Option<u32>| minutes.map_or_else(|| NONE.to_owned(), |minutes| format!("{minutes}m"));
     let count = |of: fn(&contract::PoolStats) -> u64| {
-        counts.as_ref().map_or_else(|| "-".to_owned(), |counts| of(counts).to_string())
+        counts.as_ref().map_or_else(|| NONE.to_owned(), |counts| of(counts).to_string())
     };
     [
         if *is_default { format!("{pool} (default)") } else { pool.clone() },
-        state.as_str().to_owned(),
-        or_dash(&settings.kind),
-        or_dash(&settings.provider),
-        or_dash(&settings.name_prefix),
+        state.to_string(),
+        or_none(settings.kind.as_deref()),
+        or_none(settings.provider.as_deref()),
+        or_none(settings.name_prefix.as_deref()),
         minutes(duration_minutes),
         minutes(grace_minutes),
         count(|counts| counts.available),

@@ -2,6 +2,7 @@
 
 use crate::deletions::client::Client;
 use crate::fleet::Backends;
+use crate::output::{self, Format};
 use anyhow::{Context as _, bail};
 use clap::Subcommand;
 use contract::KnownMark;
@@ -16,10 +17,19 @@ use std::sync::Arc;
 
 mod index;
 
+/// The arguments.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    #[command(flatten)]
+    format: Format,
+    #[command(subcommand)]
+    command: Table,
+}
+
 /// The subcommands.
 #[derive(Debug, Subcommand)]
-pub(crate) enum Table {
-    /// Print the data that the table keeps about itself, and what NATS knows about the table, as JSON.
+enum Table {
+    /// Print the data that the table keeps about itself, and what NATS knows about the table.
     Show,
     /// Store the shared settings of this process in the table.
     Agree {
@@ -52,9 +62,9 @@ struct Shown {
     problem: Option<String>,
 }
 
-// === impl Table ===
+// === impl Options ===
 
-impl Table {
+impl Options {
     /// Runs the subcommand and prints the resulting state.
     ///
     /// # Errors
@@ -66,23 +76,27 @@ impl Table {
         let store = Arc::new(DynamoStore::connect(&table.context("no table")?).await);
         let client = Client::connect(env).await?;
         let bus = Arc::new(client.bus().clone());
-        if let Self::Index(index) = self {
-            let shown = index.run(store.as_ref(), client.bus()).await;
-            client.close().await;
-            println!("{}", serde_json::to_string_pretty(&shown?)?);
-            return Ok(());
-        }
         let watch = TableWatch::new(store.clone(), bus.clone(), bus, Arc::new(SystemClock));
-        let done = self.act(store.as_ref(), &watch, &agreed).await;
-        let shown = match done {
-            Ok(()) => Shown::of(store.as_ref(), &watch, &agreed).await,
-            Err(error) => Err(error),
+        let shown = match self.command {
+            Table::Index(index) => {
+                index.run(store.as_ref(), client.bus()).await.map(|shown| output::Shown::fields(&shown))
+            }
+            command => match command.act(store.as_ref(), &watch, &agreed).await {
+                Ok(()) => Shown::of(store.as_ref(), &watch, &agreed)
+                    .await
+                    .map(|shown| output::Shown::fields(&shown)),
+                Err(error) => Err(error),
+            },
         };
         client.close().await;
-        println!("{}", serde_json::to_string_pretty(&shown?)?);
+        self.format.print(&shown??);
         Ok(())
     }
+}
 
+// === impl Table ===
+
+impl Table {
     async fn act(self, store: &dyn Store, watch: &TableWatch, own: &Agreed) -> anyhow::Result<()> {
         match self {
             Self::Show | Self::Index(_) => {}

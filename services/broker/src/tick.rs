@@ -1,6 +1,7 @@
 //! `broker tick`: starts a run now and prints its report.
 
 use crate::deletions::client::Client;
+use crate::output::{Format, Shown};
 use crate::ticks;
 use contract::RunStatus;
 use contract::{Report, TickKind};
@@ -31,6 +32,8 @@ pub(crate) struct Options {
         value_parser = clap::value_parser!(u64).range(1..=TIMEOUT_SECONDS_MAX)
     )]
     patience_seconds: u64,
+    #[command(flatten)]
+    format: Format,
 }
 
 /// The result.
@@ -67,13 +70,13 @@ impl Options {
         let client = Client::connect(env).await?;
         let said = self.say(&client).await;
         client.close().await;
-        let (text, end) = said?;
-        println!("{text}");
+        let (shown, end) = said?;
+        self.format.print_line(&shown);
         Ok(end)
     }
 
-    async fn say(&self, client: &Client) -> anyhow::Result<(String, End)> {
-        let Self { kind, wait, patience_seconds } = *self;
+    async fn say(&self, client: &Client) -> anyhow::Result<(Shown, End)> {
+        let Self { kind, wait, patience_seconds, format: _ } = *self;
         if !wait {
             let receipt = client.bus().tick(kind, None).await?;
             return Ok((taken(kind, receipt)?, End::Taken));
@@ -81,17 +84,17 @@ impl Options {
         let patience = Duration::from_secs(patience_seconds);
         let (receipt, report) = client.bus().tick_and_wait(kind, patience).await?;
         Ok(match report {
-            Some(report) => (serde_json::to_string(&report)?, End::of(&report.report)),
+            Some(report) => (Shown::fields(&report)?, End::of(&report.report)),
             None => (taken(kind, receipt)?, End::Unheard),
         })
     }
 }
 
-fn taken(kind: TickKind, receipt: TickReceipt) -> Result<String, serde_json::Error> {
+fn taken(kind: TickKind, receipt: TickReceipt) -> Result<Shown, serde_json::Error> {
     let TickReceipt { sequence, duplicate } = receipt;
     // A waiting tick has the same effect, and its sequence is the one to wait for.
     let status = if duplicate { "waiting_already" } else { "accepted" };
-    serde_json::to_string(&Taken { kind, tick: sequence, status })
+    Shown::fields(&Taken { kind, tick: sequence, status })
 }
 
 fn parse_kind(name: &str) -> Result<TickKind, String> {

@@ -11,6 +11,7 @@ use runtime::settings::{Env, Secret, Settings};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::error::Elapsed;
 
 /// Time-out of connecting to NATS.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -31,13 +32,7 @@ pub struct Ports {
 #[group(skip)]
 pub struct Options {
     /// Address of the broker's HTTP API.
-    #[arg(
-        long,
-        value_name = "URL",
-        conflicts_with = "nats",
-        required_unless_present = "nats",
-        requires = "token_file"
-    )]
+    #[arg(long, value_name = "URL", conflicts_with = "nats", requires = "token_file")]
     pub http: Option<String>,
     /// File with the lab token of the HTTP API.
     #[arg(long, value_name = "FILE", conflicts_with = "nats")]
@@ -62,10 +57,11 @@ pub enum Transport {
 // === impl Options ===
 
 impl Options {
-    /// Its name in reports.
+    /// Its name in reports: the address without users and passwords.
     #[must_use]
     pub fn name(&self) -> String {
-        self.http.clone().or_else(|| self.nats.clone()).unwrap_or_default()
+        let address = self.http.as_deref().or(self.nats.as_deref()).unwrap_or_default();
+        nats::without_credentials(address)
     }
 }
 
@@ -95,7 +91,9 @@ impl Transport {
                 let bus = connect(settings.finish(config)?, ports, name).await?;
                 Ok(Self::Nats(Box::new(bus)))
             }
-            (None, None) => bail!("--http or --nats has to say where the broker is"),
+            (None, None) => {
+                bail!("--http, --nats or a context (`broker context add`) has to say where the broker is")
+            }
         }
     }
 
@@ -121,15 +119,23 @@ impl Transport {
 /// # Errors
 /// When it is not established within ten seconds.
 pub async fn connect(config: NatsConfig, ports: &Ports, name: &str) -> anyhow::Result<NatsBus> {
-    let url = config.url.clone();
+    let url = nats::without_credentials(&config.url);
     let bus = NatsBus::connect(name, config, Arc::clone(&ports.clock), Arc::clone(&ports.random)).await?;
+    until_connected(&bus, CONNECT_TIMEOUT)
+        .await
+        .with_context(|| format!("no connection to NATS at {url} (NATS_URL)"))?;
+    Ok(bus)
+}
+
+/// Waits until there is a connection.
+///
+/// # Errors
+/// When there is none in time.
+pub(crate) async fn until_connected(bus: &NatsBus, timeout: Duration) -> Result<(), Elapsed> {
     let connected = async {
         while !bus.connected() {
             tokio::time::sleep(CONNECT_POLL_PAUSE).await;
         }
     };
-    tokio::time::timeout(CONNECT_TIMEOUT, connected)
-        .await
-        .with_context(|| format!("no connection to NATS at {url}"))?;
-    Ok(bus)
+    tokio::time::timeout(timeout, connected).await
 }

@@ -27,6 +27,7 @@ const SECONDS_DEFAULT: u64 = 10;
 
 /// The options of `bench claim`.
 #[derive(Clone, Debug, clap::Args)]
+#[command(group(clap::ArgGroup::new("address").args(["http", "nats"]).required(true)))]
 pub struct Options {
     /// The transport.
     #[command(flatten)]

@@ -1,11 +1,12 @@
 //! Requests to the allocators from a shell.
 
-use anyhow::bail;
+use crate::transport::until_connected;
+use anyhow::Context as _;
 use client::{DeletionControlClient, Timeouts};
 use contract::Verb;
 use nats::{NatsBus, NatsConfig};
 use ports::bus::DeletionControl;
-use ports::clock::{Clock as _, SystemClock};
+use ports::clock::SystemClock;
 use ports::random::Rng;
 use runtime::settings::{Env, Settings};
 use serde::Serialize;
@@ -15,10 +16,10 @@ use std::time::Duration;
 
 /// Time-outs of a call with all its repeats, and of one attempt (a page of replays makes some hundred writes).
 const TIMEOUT: Timeouts = Timeouts { call: Duration::from_secs(45), attempt: Duration::from_secs(15) };
+/// Name of the connections of operators, which also replaces `{role}` in `NATS_USER`.
+pub(crate) const OPERATOR: &str = "operator";
 /// Time-out of connecting.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Pause between two checks of the connection.
-const PAUSE: Duration = Duration::from_millis(100);
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The connection of one command.
 pub(crate) struct Client {
@@ -37,20 +38,15 @@ impl Client {
         let mut settings = Settings::new(env);
         let config = NatsConfig::read(&mut settings);
         let config = settings.finish(config)?;
-        let url = config.url.clone();
+        let url = nats::without_credentials(&config.url);
         let (clock, random) = (Arc::new(SystemClock), Arc::new(Rng::unseeded()));
-        let bus = NatsBus::connect("operator", config, clock.clone(), random.clone()).await?;
+        let bus = NatsBus::connect(OPERATOR, config, clock.clone(), random.clone()).await?;
         let transport = Arc::new(bus.clone());
         let client = client::Client::new(transport, clock, random, TIMEOUT);
-        let connected = async {
-            while !bus.connected() {
-                SystemClock.sleep(PAUSE).await;
-            }
-        };
-        tokio::select! {
-            () = connected => Ok(Self { bus, client }),
-            () = SystemClock.sleep(CONNECT_TIMEOUT) => bail!("cannot reach NATS at {url} (NATS_URL)"),
-        }
+        until_connected(&bus, CONNECT_TIMEOUT)
+            .await
+            .with_context(|| format!("cannot reach NATS at {url} (NATS_URL)"))?;
+        Ok(Self { bus, client })
     }
 
     /// Sends a request and reads the reply.

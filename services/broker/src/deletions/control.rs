@@ -1,7 +1,8 @@
 //! `broker deletions pause | resume | status`: controls all deletions.
 
 use super::client::Client;
-use contract::{DeletionsState, DeletionsStatus, Named, PauseRequest};
+use crate::output::{Format, Shown};
+use contract::{DeletionsState, DeletionsStatus, Named, PauseRequest, ResumeReply};
 use ports::bus::DeletionControl;
 use ports::clock::{Clock as _, SystemClock};
 use runtime::settings::Env;
@@ -29,7 +30,7 @@ pub(crate) enum Command {
     },
     /// Resume deletions.
     Resume,
-    /// Print the provider throttle and its queue as JSON.
+    /// Print the provider throttle and its queue.
     Status,
 }
 
@@ -40,15 +41,15 @@ impl Command {
     ///
     /// # Errors
     /// Mistakes in the environment, invalid arguments, no answer of the queue.
-    pub(super) async fn run(self, env: &dyn Env) -> anyhow::Result<()> {
+    pub(super) async fn run(self, env: &dyn Env, format: Format) -> anyhow::Result<()> {
         let client = Client::connect(env).await?;
         let said = self.say(&client.control()).await;
         client.close().await;
-        println!("{}", said?);
+        format.print(&said?);
         Ok(())
     }
 
-    async fn say(self, control: &impl DeletionControl) -> anyhow::Result<String> {
+    async fn say(self, control: &impl DeletionControl) -> anyhow::Result<Shown> {
         match self {
             Self::Pause { until_seconds, until, reason, by } => {
                 let request = PauseRequest { until_seconds, until, reason, by: None };
@@ -56,13 +57,17 @@ impl Command {
                     .at(SystemClock.now(), &by)
                     .map_err(|(field, problem)| anyhow::anyhow!("{field} {problem}"))?;
                 control.pause(&pause).await?;
-                Ok(serde_json::to_string_pretty(&pause)?)
+                Ok(Shown::fields(&pause)?)
             }
-            Self::Resume => Ok(match control.resume(BY).await? {
-                Some(pause) => format!("resumed; paused since {} by {}", pause.since, pause.by),
-                None => "deletions were not paused".to_owned(),
-            }),
-            Self::Status => Ok(serde_json::to_string_pretty(&control.status().await?)?),
+            Self::Resume => {
+                let was_paused = control.resume(BY).await?;
+                let text = match &was_paused {
+                    Some(pause) => format!("resumed; paused since {} by {}", pause.since, pause.by),
+                    None => "deletions were not paused".to_owned(),
+                };
+                Ok(Shown::of(&ResumeReply { was_paused }, text)?)
+            }
+            Self::Status => Ok(Shown::fields(&control.status().await?)?),
         }
     }
 }

@@ -1,13 +1,12 @@
 //! `broker deletions list`: prints the deletion queue.
 
 use super::client::Client;
-use super::parked::{Output, print_json};
+use crate::output::{Format, Shown, Watch, columns, or_none};
 use clap::Args;
 use contract::events::rfc3339;
-use contract::{DeletionEntry, DeletionTotals, DeletionsReply, DeletionsRequest, SandboxStatus, Verb};
+use contract::{DeletionTotals, DeletionsReply, DeletionsRequest, SandboxStatus, Verb};
 use domain::UnixSeconds;
 use runtime::settings::Env;
-use std::fmt::Write as _;
 
 /// Entries per page.
 const PAGE_LIMIT: u32 = 100;
@@ -23,9 +22,8 @@ pub(crate) struct List {
     /// Only those in this state.
     #[arg(long, value_parser = ["pending_deletion", "deletion_failed"])]
     status: Option<String>,
-    /// The format.
-    #[arg(long, value_enum, default_value_t = Output::Text)]
-    output: Output,
+    #[command(flatten)]
+    watch: Watch,
 }
 
 // === impl List ===
@@ -35,18 +33,15 @@ impl List {
     ///
     /// # Errors
     /// When no worker answers, or the reply is a failure.
-    pub(super) async fn run(self, env: &dyn Env) -> anyhow::Result<()> {
+    pub(super) async fn run(self, env: &dyn Env, format: Format) -> anyhow::Result<()> {
         let client = Client::connect(env).await?;
-        let listed = self.ask(&client).await;
+        let look = async || {
+            let listed = self.ask(&client).await?;
+            Ok(Shown::of(&listed, table(&listed))?)
+        };
+        let ended = self.watch.show(format, look).await;
         client.close().await;
-        let listed = listed?;
-        match self.output {
-            Output::Json => print_json(&listed),
-            Output::Text => {
-                print!("{}", table(&listed));
-                Ok(())
-            }
-        }
+        ended
     }
 
     async fn ask(&self, client: &Client) -> anyhow::Result<DeletionsReply> {
@@ -72,25 +67,22 @@ impl List {
 }
 
 fn table(listed: &DeletionsReply) -> String {
-    let mut text = String::new();
-    for entry in &listed.deletions {
-        let DeletionEntry { sandbox_id, pool, place, age_seconds, attempts, last_error, retry_at, .. } =
-            entry;
-        let place = place.as_str();
-        let retry = retry_at.map_or_else(|| "-".to_owned(), |at| rfc3339(UnixSeconds::new(at)));
-        let error = last_error.as_deref().unwrap_or("-");
-        // Writing to a string cannot fail.
-        let _ = write!(
-            text,
-            "{sandbox_id:<20} {pool:<12} {place:<11} {age_seconds:>8} s {attempts:>3}  {retry:<20}  {error}"
-        );
+    let rows = listed.deletions.iter().map(|entry| {
+        let retry = entry.retry_at.map(|at| rfc3339(UnixSeconds::new(at)));
         let pre_clean = entry.pre_clean.as_ref().map(|one| format!(" (pre-clean: {})", one.summary));
-        let _ = writeln!(text, "{}", pre_clean.unwrap_or_default());
-    }
-    if let Some(totals) = &listed.totals {
-        let _ = writeln!(text, "{}", sum(totals));
-    }
-    text
+        [
+            entry.sandbox_id.clone(),
+            entry.pool.clone(),
+            entry.place.as_str().to_owned(),
+            format!("{} s", entry.age_seconds),
+            entry.attempts.to_string(),
+            or_none(retry.as_deref()),
+            or_none(entry.last_error.as_deref()) + &pre_clean.unwrap_or_default(),
+        ]
+    });
+    let headers = ["SANDBOX", "POOL", "PLACE", "AGE", "ATTEMPTS", "NEXT ATTEMPT", "LAST ERROR"];
+    let totals = listed.totals.as_ref().map(|totals| format!("{}\n", sum(totals)));
+    columns(headers, rows) + &totals.unwrap_or_default()
 }
 
 fn sum(totals: &DeletionTotals) -> String {
@@ -108,7 +100,7 @@ fn sum(totals: &DeletionTotals) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use contract::{DeletionPlace, PreCleanView};
+    use contract::{DeletionEntry, DeletionPlace, PreCleanView};
     use domain::StateName;
 
     #[test]
@@ -137,12 +129,11 @@ mod tests {
         };
         let listed = DeletionsReply { deletions: vec![entry], count: 1, cursor: None, totals: Some(totals) };
         let text = table(&listed);
-        let lines: Vec<_> = text.lines().collect();
         assert_eq!(
-            lines[0],
-            "2000000              main         retrying          90 s   3  2025-11-21T00:00:00Z  status 500 \
-             (pre-clean: cleaned 2)"
+            text,
+            "SANDBOX  POOL  PLACE     AGE   ATTEMPTS  NEXT ATTEMPT          LAST ERROR\n\
+             2000000  main  retrying  90 s  3         2025-11-21T00:00:00Z  status 500 (pre-clean: cleaned 2)\n\
+             7 pending (4 waiting, 2 running, ? retrying), the oldest for 90 s; 2 parked\n"
         );
-        assert_eq!(lines[1], "7 pending (4 waiting, 2 running, ? retrying), the oldest for 90 s; 2 parked");
     }
 }

@@ -1,8 +1,9 @@
 //! Parked deletions: list them, replay them, remove messages that cannot be read.
 
 use super::client::Client;
+use crate::output::{Format, Shown, columns, or_none};
 use anyhow::bail;
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 use contract::events::rfc3339;
 use contract::{
     DeletionRequest, DeletionView, KeyRequest, ParkedReply, ParkedRequest, ParkedView, RemoveReply,
@@ -10,7 +11,6 @@ use contract::{
 };
 use domain::UnixSeconds;
 use runtime::settings::Env;
-use serde::Serialize;
 use std::fmt::Write as _;
 
 /// Entries per page.
@@ -25,17 +25,11 @@ pub(crate) enum Command {
     Parked {
         #[command(flatten)]
         which: Which,
-        /// The format.
-        #[arg(long, value_enum, default_value_t = Output::Text)]
-        output: Output,
     },
     /// Show the deletion of one sandbox: its state, its attempts, its message, its history.
     Show {
         /// The sandbox.
         id: String,
-        /// The format.
-        #[arg(long, value_enum, default_value_t = Output::Text)]
-        output: Output,
     },
     /// Replay parked deletions, counting attempts from zero. Safe to repeat and to interrupt.
     Replay {
@@ -50,9 +44,6 @@ pub(crate) enum Command {
         /// The operator, for the history; the user of this shell by default.
         #[arg(long)]
         by: Option<String>,
-        /// The format.
-        #[arg(long, value_enum, default_value_t = Output::Text)]
-        output: Output,
     },
     /// Remove a parked message that cannot be read.
     Remove {
@@ -75,31 +66,22 @@ pub(crate) struct Which {
     reason: Option<String>,
 }
 
-/// How to print.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Output {
-    /// For people.
-    Text,
-    /// For programs.
-    Json,
-}
-
 // === impl Command ===
 
 impl Command {
-    pub(super) async fn run(self, env: &dyn Env) -> anyhow::Result<()> {
+    pub(super) async fn run(self, env: &dyn Env, format: Format) -> anyhow::Result<()> {
         let by = |by: Option<String>| by.or_else(|| env.get("USER"));
         let client = Client::connect(env).await?;
         let ended = match self {
-            Self::Parked { which, output } => parked(&client, which, output).await,
-            Self::Show { id, output } => show(&client, id, output).await,
-            Self::Replay { key: Some(key), by: name, output, .. } => {
-                replay(&client, KeyRequest { key, by: by(name) }, output).await
+            Self::Parked { which } => parked(&client, which, format).await,
+            Self::Show { id } => show(&client, id, format).await,
+            Self::Replay { key: Some(key), by: name, .. } => {
+                replay(&client, KeyRequest { key, by: by(name) }, format).await
             }
-            Self::Replay { key: None, which, by: name, output, .. } => {
-                replay_all(&client, which, by(name), output).await
+            Self::Replay { key: None, which, by: name, .. } => {
+                replay_all(&client, which, by(name), format).await
             }
-            Self::Remove { key, by: name } => remove(&client, KeyRequest { key, by: by(name) }).await,
+            Self::Remove { key, by: name } => remove(&client, KeyRequest { key, by: by(name) }, format).await,
         };
         client.close().await;
         ended
@@ -115,7 +97,7 @@ impl Which {
     }
 }
 
-async fn parked(client: &Client, which: Which, output: Output) -> anyhow::Result<()> {
+async fn parked(client: &Client, which: Which, format: Format) -> anyhow::Result<()> {
     let mut all = ParkedReply::default();
     for _ in 0..PAGES_MAX {
         let page: ParkedReply = client.ask(Verb::Parked, &which.page(all.cursor)).await?;
@@ -126,43 +108,33 @@ async fn parked(client: &Client, which: Which, output: Output) -> anyhow::Result
             break;
         }
     }
-    match output {
-        Output::Json => print_json(&all),
-        Output::Text => {
-            print!("{}", table(&all.parked));
-            Ok(())
-        }
-    }
+    format.print(&Shown::of(&all, table(&all.parked))?);
+    Ok(())
 }
 
-async fn show(client: &Client, sandbox_id: String, output: Output) -> anyhow::Result<()> {
+async fn show(client: &Client, sandbox_id: String, format: Format) -> anyhow::Result<()> {
     let view: DeletionView = client.ask(Verb::Deletion, &DeletionRequest { sandbox_id }).await?;
-    match output {
-        Output::Json => print_json(&view),
-        Output::Text => {
-            print!("{}", description(&view));
-            Ok(())
-        }
-    }
+    format.print(&Shown::of(&view, description(&view))?);
+    Ok(())
 }
 
-async fn replay(client: &Client, request: KeyRequest, output: Output) -> anyhow::Result<()> {
+async fn replay(client: &Client, request: KeyRequest, format: Format) -> anyhow::Result<()> {
     let reply: ReplayReply = client.ask(Verb::Replay, &request).await?;
     let ReplayReply { key, outcome } = &reply;
-    match (output, outcome) {
-        (Output::Json, _) => print_json(&reply)?,
-        (Output::Text, ReplayOutcome::Replayed) => println!("{key} is tried again"),
-        (Output::Text, ReplayOutcome::AlreadyOnTheWay) => println!("{key} is on its way already"),
-        (Output::Text, ReplayOutcome::Gone) => println!("{key} needs no deletion any more"),
-        (Output::Text, ReplayOutcome::Unreadable) => {}
-    }
+    let text = match outcome {
+        ReplayOutcome::Replayed => format!("{key} is tried again"),
+        ReplayOutcome::AlreadyOnTheWay => format!("{key} is on its way already"),
+        ReplayOutcome::Gone => format!("{key} needs no deletion any more"),
+        ReplayOutcome::Unreadable => String::new(),
+    };
+    format.print(&Shown::of(&reply, text)?);
     if *outcome == ReplayOutcome::Unreadable {
         bail!("{key} still cannot be read; a newer build may, or `broker deletions remove {key}`");
     }
     Ok(())
 }
 
-async fn replay_all(client: &Client, which: Which, by: Option<String>, output: Output) -> anyhow::Result<()> {
+async fn replay_all(client: &Client, which: Which, by: Option<String>, format: Format) -> anyhow::Result<()> {
     let mut total = ReplayAllReply::default();
     for _ in 0..PAGES_MAX {
         let request = ReplayAllRequest { which: which.page(total.cursor), by: by.clone() };
@@ -173,40 +145,32 @@ async fn replay_all(client: &Client, which: Which, by: Option<String>, output: O
         }
     }
     let ReplayAllReply { replayed, already_on_the_way, gone, unreadable, failed, .. } = &total;
-    match output {
-        Output::Json => print_json(&total)?,
-        Output::Text => println!(
-            "replayed {replayed}, already on the way {already_on_the_way}, gone {gone}, unreadable {unreadable}"
-        ),
-    }
+    let text = format!(
+        "replayed {replayed}, already on the way {already_on_the_way}, gone {gone}, unreadable {unreadable}"
+    );
+    format.print(&Shown::of(&total, text)?);
     if *failed > 0 {
         bail!("{failed} could not be replayed now; repeat the same command");
     }
     Ok(())
 }
 
-async fn remove(client: &Client, request: KeyRequest) -> anyhow::Result<()> {
-    let RemoveReply { key, removed } = client.ask(Verb::Remove, &request).await?;
-    println!("{key} {}", if removed { "is removed" } else { "was not there" });
-    Ok(())
-}
-
-pub(super) fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
-    println!("{}", serde_json::to_string_pretty(value)?);
+async fn remove(client: &Client, request: KeyRequest, format: Format) -> anyhow::Result<()> {
+    let reply: RemoveReply = client.ask(Verb::Remove, &request).await?;
+    let RemoveReply { key, removed } = &reply;
+    let text = format!("{key} {}", if *removed { "is removed" } else { "was not there" });
+    format.print(&Shown::of(&reply, text)?);
     Ok(())
 }
 
 fn table(parked: &[ParkedView]) -> String {
-    let mut text = String::new();
-    for ParkedView { key, pool, reason, attempts, parked_at } in parked {
-        let pool = pool.as_deref().unwrap_or("-");
-        let attempts = attempts.map_or_else(|| "-".to_owned(), |attempts| attempts.to_string());
+    let rows = parked.iter().map(|ParkedView { key, pool, reason, attempts, parked_at }| {
+        let attempts = attempts.map(|attempts| attempts.to_string());
         let at = rfc3339(UnixSeconds::new(*parked_at));
-        // Writing to a string cannot fail.
-        let _ = writeln!(text, "{key:<20} {pool:<12} {attempts:>3}  {at}  {reason}");
-    }
-    let _ = writeln!(text, "{} parked", parked.len());
-    text
+        [key.clone(), or_none(pool.as_deref()), or_none(attempts.as_deref()), at, reason.clone()]
+    });
+    let table = columns(["KEY", "POOL", "ATTEMPTS", "PARKED", "REASON"], rows);
+    format!("{table}{} parked\n", parked.len())
 }
 
 fn description(view: &DeletionView) -> String {
@@ -264,9 +228,12 @@ mod tests {
         };
         let other = ParkedView { key: "_unreadable.7".to_owned(), pool: None, attempts: None, ..one.clone() };
         let text = table(&[one, other]);
-        let lines: Vec<_> = text.lines().collect();
-        assert_eq!(lines[0], "2000000              main           8  2025-11-21T00:00:00Z  status 500");
-        assert_eq!(lines[1], "_unreadable.7        -              -  2025-11-21T00:00:00Z  status 500");
-        assert_eq!(lines[2], "2 parked");
+        assert_eq!(
+            text,
+            "KEY            POOL  ATTEMPTS  PARKED                REASON\n\
+             2000000        main  8         2025-11-21T00:00:00Z  status 500\n\
+             _unreadable.7  -     -         2025-11-21T00:00:00Z  status 500\n\
+             2 parked\n"
+        );
     }
 }
