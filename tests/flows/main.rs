@@ -8,6 +8,7 @@ mod client;
 mod contention;
 mod deletions;
 mod disk_full;
+mod doctor;
 mod event_log;
 mod failing_accounts;
 mod identity;

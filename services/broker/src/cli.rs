@@ -3,7 +3,7 @@
 use crate::role::Role;
 use crate::up::Overlay;
 use crate::views::View;
-use crate::{child, client, context, deletions, operate, pools, store, table, tick, token, up};
+use crate::{child, client, context, deletions, doctor, operate, pools, store, table, tick, token, up};
 use clap::{CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
 use runtime::policy::read_worker_threads;
@@ -41,6 +41,9 @@ enum Command {
     Pools(pools::Options),
     /// Inspect the table (`DYNAMODB_TABLE` …) and change the settings that its processes must share.
     Table(table::Options),
+    /// Look for faults of NATS (`NATS_URL` …), the roles, the table (`DYNAMODB_TABLE` …) and the provider (`CSP_BASE_URL`
+    /// …), name each of them, and say what to do. Changes nothing.
+    Doctor(doctor::Options),
     /// Keep the addresses and credentials files of fleets by name, for commands whose environment names none.
     Context(context::Options),
     /// Print the completions for a shell.
@@ -118,6 +121,7 @@ fn run(command: Command) -> anyhow::Result<u8> {
         Command::Table(options) => block_on(options.run(&operator_env()?))?,
         Command::Client(options) => return Ok(block_on(options.run(&ProcessEnv))?.code()),
         Command::Tick(options) => return Ok(block_on(options.run(&operator_env()?))?.code()),
+        Command::Doctor(options) => return Ok(u8::from(!block_on(options.run(&operator_env()?))?)),
     }
     Ok(0)
 }
@@ -197,9 +201,19 @@ mod tests {
             command.get_arguments().filter_map(|argument| argument.get_long().map(str::to_owned)).collect()
         };
         let all = commands();
-        for name in
-            ["stats", "sandboxes", "claims", "events", "fleet", "list", "parked", "client", "tick", "show"]
-        {
+        for name in [
+            "stats",
+            "sandboxes",
+            "claims",
+            "events",
+            "fleet",
+            "list",
+            "parked",
+            "doctor",
+            "client",
+            "tick",
+            "show",
+        ] {
             for command in all.iter().filter(|command| command.get_name() == name) {
                 let found = names(command);
                 for wanted in ["output", "json"] {
@@ -215,7 +229,7 @@ mod tests {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Arguments::command(), NAME, &mut script);
             let script = String::from_utf8(script).unwrap();
-            for name in ["reconciler", "back-fill", "--watch"] {
+            for name in ["doctor", "reconciler", "back-fill", "--watch"] {
                 // fish writes options without dashes.
                 assert!(script.contains(name.trim_start_matches('-')), "{shell}: {name}");
             }

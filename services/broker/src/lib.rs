@@ -31,6 +31,7 @@ pub mod data;
 mod deletions;
 pub mod descriptors;
 mod disk;
+pub mod doctor;
 pub mod embedded;
 pub mod nats_server;
 mod notes;
