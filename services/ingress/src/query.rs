@@ -6,8 +6,20 @@ use axum::http::request::Parts;
 use contract::Fault;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use std::error::Error as _;
 
 use crate::error::Failure;
+
+/// What the query parser says, and what callers read instead.
+const WORDS: [(&str, &str); 7] = [
+    ("unknown field", "unknown parameter"),
+    ("duplicate field", "repeated parameter"),
+    ("there are no fields", "this request takes none"),
+    ("invalid digit found in string", "must be a whole number"),
+    ("cannot parse integer from empty string", "must be a whole number"),
+    ("number too large to fit in target type", "is too large"),
+    ("provided string was not `true` or `false`", "must be true or false"),
+];
 
 /// A parsed query. `T` has to deny unknown fields; only event readers may send additional parameters, because some
 /// libraries do.
@@ -30,9 +42,9 @@ where
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
         let asked = Query::<T>::from_request_parts(parts, state).await;
-        asked.map(|Query(asked)| Self(asked)).map_err(|problem| {
-            // The message of the query parser, which contains the name of the field.
-            Fault::invalid("the query", problem.body_text()).into()
+        asked.map(|Query(asked)| Self(asked)).map_err(|rejection| {
+            let problem = rejection.source().map_or_else(|| rejection.body_text(), ToString::to_string);
+            invalid_query(&problem).into()
         })
     }
 }
@@ -44,4 +56,14 @@ pub(crate) fn json_object<T: DeserializeOwned>(body: &[u8]) -> Result<T, Fault> 
     }
     serde_json::from_slice(body)
         .map_err(|error| Fault::invalid("the body", format!("is not the expected JSON object: {error}")))
+}
+
+/// The fault for a problem of the query parser: `<parameter>: <problem>`, or a problem that names the parameter itself.
+fn invalid_query(problem: &str) -> Fault {
+    let words = WORDS.iter().fold(problem.to_owned(), |text, (theirs, ours)| text.replace(theirs, ours));
+    match words.split_once(": ") {
+        Some((_, text)) if text.contains(" parameter `") => Fault::invalid("the query:", text),
+        Some((name, text)) => Fault::invalid(name, text),
+        None => Fault::invalid("the query:", words),
+    }
 }

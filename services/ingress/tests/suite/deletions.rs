@@ -171,6 +171,28 @@ async fn unknown_query_parameter_is_rejected_without_side_effects() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn invalid_query_names_the_parameter_and_what_is_expected() {
+    let rig = Rig::new([Step::Say(None, "{}")]);
+    for (path, message) in [
+        ("stats?x=1", "the query: unknown parameter `x`, this request takes none"),
+        ("fleet?role", "the query: unknown parameter `role`, this request takes none"),
+        (
+            "deletions/parked?pol=dns",
+            "the query: unknown parameter `pol`, expected one of `pool`, `reason`, `cursor`, `limit`",
+        ),
+        ("deletions?pool=a&pool=b", "the query: repeated parameter `pool`"),
+        ("deletions?limit=many", "limit must be a whole number"),
+        ("deletions?limit=", "limit must be a whole number"),
+        ("deletions?limit=4294967296", "limit is too large"),
+        ("events?follow=maybe", "follow must be true or false"),
+    ] {
+        let answer = rig.ask("GET", &format!("/v1/admin/{path}"), ADMIN).await;
+        answer.assert_fault(FaultCode::InvalidRequest, message);
+    }
+    assert!(rig.workers.seen().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
 async fn invalid_id_is_rejected_on_every_route() {
     let long = "x".repeat(129);
     let rig = Rig::new([Step::Say(None, "{}")]);

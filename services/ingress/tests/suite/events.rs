@@ -463,10 +463,10 @@ async fn concurrent_readers_are_bounded() {
 async fn invalid_event_query_is_rejected() {
     let rig = rig_with_events().await;
     for (query, field) in [
-        ("after=-1", "the query"),
-        ("after=x", "the query"),
-        ("since=yesterday", "the query"),
-        ("follow=perhaps", "the query"),
+        ("after=-1", "after must be a whole number"),
+        ("after=x", "after must be a whole number"),
+        ("since=yesterday", "since must be a whole number"),
+        ("follow=perhaps", "follow must be true or false"),
         ("after=1&since=2", "after"),
         ("sandbox=a%20b", "sandbox"),
         ("type=exploded", "type"),
