@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { eventually } from "./rig.mjs";
 import { enter, fact, rows, says } from "./steps.mjs";
-import { assertFits, assertNamed, watched } from "./watch.mjs";
+import { assertFits, assertNamed, assertWholeWords, watched } from "./watch.mjs";
 
 /** Each view, and an element that is present once its data is loaded. */
 const VIEWS = {
@@ -125,6 +125,7 @@ export const checks = {
         await page.locator("#view h1:focus").waitFor();
         await page.locator(there).first().waitFor();
         await assertFits(page);
+        await assertWholeWords(page);
         await assertNamed(page);
       }
       await page.evaluate(() => { location.hash = "#deletions"; });

@@ -54,6 +54,25 @@ export async function assertFits(page) {
   assert.ok(needed <= inner && !widest.length, `${needed} of ${inner} px: ${widest.slice(0, 3).join("\n")}`);
 }
 
+/** Fails if a word or an id is broken although it would fit a line. */
+export async function assertWholeWords(page) {
+  const broken = await page.evaluate(() => {
+    const found = [];
+    const texts = document.createTreeWalker(document.querySelector("#view"), NodeFilter.SHOW_TEXT);
+    while (texts.nextNode()) {
+      const text = texts.currentNode;
+      for (const word of text.data.matchAll(/(?<!\w)\w{2,24}(?!\w)/g)) {
+        const range = document.createRange();
+        range.setStart(text, word.index);
+        range.setEnd(text, word.index + word[0].length);
+        if (new Set([...range.getClientRects()].map((part) => part.top)).size > 1) found.push(word[0]);
+      }
+    }
+    return found;
+  });
+  assert.deepEqual(broken, []);
+}
+
 /** Fails if a control has no accessible name. */
 export async function assertNamed(page) {
   const nameless = await page.evaluate(() => {
