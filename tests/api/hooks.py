@@ -15,6 +15,8 @@ EVERYWHERE = {
     "x-frame-options": "DENY",
     "referrer-policy": "no-referrer",
     "cache-control": "no-store",
+    "x-xss-protection": "1; mode=block",
+    "permissions-policy": "geolocation=(), microphone=(), camera=()",
 }
 # The run's workers are up and idle, so any other failure of the broker is an error.
 EXCUSED = {"CONTENDED"}

@@ -132,6 +132,8 @@ export const checks = {
     };
     await eventually("two listings without them", isGone);
     await enter(rig, "sandboxes");
+    await page.goto(`${fleet.url}/console#sandboxes?status=deleted&owner=released-1`);
+    await eventually("the tombstone", async () => (await ids(page)).includes(id));
     const button = page.getByRole("button", { name: "Remove these records" });
     await says(page.locator("#list"), "lab-");
     assert.equal(await button.count(), 0);

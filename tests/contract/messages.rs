@@ -397,10 +397,19 @@ fn reports_of_censuses_and_the_census_itself() {
 
 #[test]
 fn reports_of_removals_of_stale_sandboxes() {
-    let stale =
-        StaleReport { status: RunStatus::Completed, due: 3, removed: 1, raced: 2, untold: 4, unreadable: 1 };
+    let stale = StaleReport {
+        status: RunStatus::Completed,
+        reason: None,
+        grace_period_hours: 24,
+        due: 3,
+        removed: 1,
+        deleted: 1,
+        raced: 2,
+        untold: 4,
+        unreadable: 1,
+    };
     let run = RunReport { tick: 22, duration_ms: 9, report: Report::Stale(stale) };
-    assert_snapshot!(wire(&run), @r#"{"tick":22,"duration_ms":9,"kind":"stale","status":"completed","due":3,"removed":1,"raced":2,"untold":4,"unreadable":1}"#);
+    assert_snapshot!(wire(&run), @r#"{"tick":22,"duration_ms":9,"kind":"stale","status":"completed","grace_period_hours":24,"due":3,"removed":1,"deleted":1,"raced":2,"untold":4,"unreadable":1}"#);
 }
 
 #[test]
@@ -439,10 +448,12 @@ fn reports_of_expiry_runs_and_sweeps() {
         reparked: 6,
         unparked: 7,
         events_filled: 8,
+        deleted: 2,
+        failed: 1,
         unreadable: 1,
     };
     let run = RunReport { tick: 20, duration_ms: 9, report: Report::Sweep(sweep) };
-    assert_snapshot!(wire(&run), @r#"{"tick":20,"duration_ms":9,"kind":"sweep","status":"failed","pending":3,"reannounced":1,"waiting":2,"unqueued":4,"parked":5,"reparked":6,"unparked":7,"events_filled":8,"unreadable":1}"#);
+    assert_snapshot!(wire(&run), @r#"{"tick":20,"duration_ms":9,"kind":"sweep","status":"failed","pending":3,"reannounced":1,"waiting":2,"unqueued":4,"parked":5,"reparked":6,"unparked":7,"events_filled":8,"deleted":2,"failed":1,"unreadable":1}"#);
 }
 
 fn text(message: &impl Serialize) -> String {

@@ -196,7 +196,7 @@ fn replays() {
 }
 
 #[test]
-fn a_report_of_an_older_sweep() {
+fn reports_of_older_builds() {
     let older = r#"{"kind":"sweep","tick":20,"duration_ms":9,"status":"completed","pending":3,"reannounced":1,"waiting":2}"#;
     let report: RunReport = serde_json::from_str(older).unwrap();
     let expected = SweepReport {
@@ -207,6 +207,10 @@ fn a_report_of_an_older_sweep() {
         ..SweepReport::default()
     };
     assert_eq!(report.report, Report::Sweep(expected));
+    let older = r#"{"kind":"stale","tick":22,"duration_ms":9,"status":"completed","due":3,"removed":1,"raced":2,"untold":4,"unreadable":1}"#;
+    let report: RunReport = serde_json::from_str(older).unwrap();
+    let Report::Stale(stale) = report.report else { panic!("{report:?}") };
+    assert_eq!((stale.removed, stale.deleted, stale.grace_period_hours), (1, 0, 0));
 }
 
 #[test]

@@ -123,7 +123,7 @@ async fn concurrent_claims_and_releases_are_no_violation() {
 }
 
 #[tokio::test]
-async fn sandbox_unlisted_for_a_day_becomes_a_tombstone() {
+async fn sandbox_unlisted_for_long_becomes_a_tombstone() {
     let rig = Plan::new(10).set("SYNC_STALE_PERCENT_MAX", 100).start().await;
     let claimed = claim(&rig, 1, "routing").await;
     let gone = eventually("a free sandbox", TIMEOUT, || async {
@@ -140,9 +140,14 @@ async fn sandbox_unlisted_for_a_day_becomes_a_tombstone() {
     assert_eq!(rig.sync().await.marked_stale, 1);
     rig.clock.advance(23 * HOUR);
     assert_eq!(rig.remove_stale().await.due, 0);
-    rig.clock.advance(2 * HOUR);
-    let answer = rig.api.admin(Method::POST, "/v1/admin/auto-delete-stale?grace_period_hours=24").await;
+    let path = |hours: u64| format!("/v1/admin/auto-delete-stale?grace_period_hours={hours}");
+    let kept = rig.api.admin(Method::POST, &path(48)).await;
+    assert_eq!((kept.status, &kept.body["deleted"]), (200, &json!(0)), "{kept:?}");
+    assert_eq!(kept.body["grace_period_hours"], 48);
+    // Less than a day, because the caller says so.
+    let answer = rig.api.admin(Method::POST, &path(12)).await;
     assert_eq!((answer.status, &answer.body["removed"]), (200, &json!(1)), "{answer:?}");
+    assert_eq!((&answer.body["deleted"], &answer.body["grace_period_hours"]), (&json!(1), &json!(12)));
     assert_eq!(rig.sandbox(&gone).await.unwrap().state.name(), StateName::Deleted);
     // The next listing does not change that, and the sandbox does not count as part of the pool.
     assert_eq!(rig.sync().await.status.as_str(), "completed");

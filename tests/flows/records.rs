@@ -79,7 +79,7 @@ async fn sandboxes_are_listed_in_pages_with_their_history() {
         "cursor=available.main.0..00".to_owned(),
         "limit=0".to_owned(),
         "limit=101".to_owned(),
-        "status=deleted".to_owned(),
+        "status=gone".to_owned(),
     ] {
         let refused = list(&rig, &query).await;
         assert_eq!((refused.status, refused.code()), (400, "INVALID_REQUEST"), "{query}");
@@ -165,5 +165,6 @@ async fn bulk_delete_removes_only_stale_records() {
     let replayed = rig.api.admin(Method::POST, "/v1/admin/deletions/replay?all=true").await;
     assert_eq!(replayed.status, 200, "{replayed:?}");
     rig.until_state(held.sandbox(), StateName::Deleted).await;
+    assert!(walked(&rig, "status=deleted", 1).await.contains(held.sandbox()));
     rig.stop().await;
 }

@@ -5,6 +5,7 @@ use crate::fixtures::{
     new_sandbox, owner, pool, query, record, several_added,
 };
 use domain::{LabId, NamePrefix, Sandbox, SandboxName, StateName, UnixSeconds};
+use ports::store::index::scan_cursor;
 use ports::store::{Insert, PageCursor, SortRange, StateQuery, Store};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -300,5 +301,11 @@ pub(crate) async fn tombstones_are_listed_in_pages(store: Arc<dyn Store>) {
         }
         found.sort_unstable();
         assert_eq!(found, [id(3), id(6), id(9)], "limit {limit}");
+    }
+    // A scan goes on after any sandbox.
+    let every = store.tombstones(None, PAGE_OF_ALL).await.unwrap().sandboxes;
+    for (at, tombstone) in every.iter().enumerate() {
+        let page = store.tombstones(Some(&scan_cursor(&tombstone.id)), PAGE_OF_ALL).await.unwrap();
+        assert_eq!(page.sandboxes, every[at + 1..]);
     }
 }

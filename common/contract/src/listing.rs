@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SandboxesRequest {
-    /// Only those in this state; any but `deleted`, because tombstones are in no index.
+    /// Only those in this state; without it all but `deleted`, which are in no index: their list reads the whole table.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<SandboxStatus>,
     /// Only those of this pool.

@@ -16,7 +16,7 @@ use utoipa::ToSchema;
 pub enum RunStatus {
     /// It did what it should.
     Completed,
-    /// A sync stopped before it harmed the pool.
+    /// It stopped before it did harm.
     Refused,
     /// It could not finish.
     #[default]
@@ -180,6 +180,12 @@ pub struct SweepReport {
     /// Events that were missing in the event log and made from the history.
     #[serde(default)]
     pub events_filled: u64,
+    /// Deletions that were wanted when the run began, and were done when it ended. Reapers delete all the time, not in a run.
+    #[serde(default)]
+    pub deleted: u64,
+    /// Deletions that were wanted when the run began, and had failed for good when it ended.
+    #[serde(default)]
+    pub failed: u64,
     /// Items of the table that this build cannot read, each logged; nothing is changed for them.
     #[serde(default)]
     pub unreadable: u64,
@@ -215,12 +221,21 @@ pub struct CensusReport {
 /// What a removal of stale sandboxes did.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct StaleReport {
-    /// `completed`, or `failed` when the store failed half-way; the next run goes on.
+    /// `completed`; `refused` when its order came too late; `failed` when the store failed half-way, and the next run goes on.
     pub status: RunStatus,
-    /// Sandboxes that were stale for longer than they are kept.
+    /// Why, if it was refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// For how many hours a sandbox had to be stale; 0 from former builds.
+    #[serde(default)]
+    pub grace_period_hours: u64,
+    /// Sandboxes that were stale for longer than that.
     pub due: u64,
     /// Of these, those that are tombstones now.
     pub removed: u64,
+    /// The same number, under its name in the predecessor's answer.
+    #[serde(default)]
+    pub deleted: u64,
     /// Found listed again, or removed by another process, meanwhile.
     pub raced: u64,
     /// Removed by this run or an earlier one, and not in the event log yet; the next run tries again.
@@ -281,7 +296,8 @@ impl Report {
     pub fn reason(&self) -> Option<&str> {
         match self {
             Self::Sync(run) => run.reason.as_deref(),
-            Self::Expiry(_) | Self::Sweep(_) | Self::Census(_) | Self::Stale(_) => None,
+            Self::Stale(run) => run.reason.as_deref(),
+            Self::Expiry(_) | Self::Sweep(_) | Self::Census(_) => None,
         }
     }
 }

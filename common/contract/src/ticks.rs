@@ -22,14 +22,17 @@ pub struct TickOrder {
     /// Who asks, for log and report.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
-    /// Until when it is wanted, in milliseconds since the Unix epoch: the operator who forced it has given up by then. One that
-    /// is run on later forces nothing, and is refused.
+    /// Until when it is wanted, in milliseconds since the Unix epoch: the operator who sent it has given up by then. One that
+    /// is run on later overrides nothing, and is refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wanted_until_ms: Option<u64>,
     /// Period of the kind in the settings, in seconds, if the scheduler sent it: what has a period of its own, or is not
     /// due after this one, is left out. Without it, everything is looked at.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub period_seconds: Option<u64>,
+    /// For how many hours a sandbox must be stale for a removal to take its record; as set, if none is named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grace_period_hours: Option<u64>,
 }
 
 /// The period in which pools ask for a kind of tick, as its key holds it.
@@ -104,17 +107,24 @@ impl TickOrder {
         Self { period_seconds: Some(period.as_secs()), ..Self::default() }
     }
 
+    /// The order of `by` to remove what has been stale for so many hours.
+    #[must_use]
+    pub fn with_grace(hours: u64, by: &str) -> Self {
+        Self { grace_period_hours: Some(hours), by: Some(by.to_owned()), ..Self::default() }
+    }
+
     /// This order, wanted until that moment and not after it.
     #[must_use]
     pub fn until(self, moment_ms: u64) -> Self {
         Self { wanted_until_ms: Some(moment_ms), ..self }
     }
 
-    /// By how many milliseconds it comes too late; none if it does not. Only one that is forced can: what overrides a
-    /// refusal is not done unattended.
+    /// By how many milliseconds it comes too late; none if it does not. Only one that overrides a limit or a setting can:
+    /// that is not done unattended.
     #[must_use]
     pub fn late_by_ms(&self, now_ms: u64) -> Option<u64> {
-        let until_ms = self.wanted_until_ms.filter(|_| self.force)?;
+        let overrides = self.force || self.grace_period_hours.is_some();
+        let until_ms = self.wanted_until_ms.filter(|_| overrides)?;
         now_ms.checked_sub(until_ms).filter(|late_ms| *late_ms > 0)
     }
 
@@ -156,12 +166,13 @@ mod tests {
     }
 
     #[test]
-    fn only_a_forced_tick_can_expire() {
+    fn only_a_tick_that_overrides_something_can_expire() {
         let order = TickOrder::read(br#"{"force":true,"wanted_until_ms":7,"of_a_later_version":1}"#);
         assert_eq!(order.forced_by(), Some("operator"));
         assert_eq!((order.late_by_ms(0), order.late_by_ms(7), order.late_by_ms(8)), (None, None, Some(1)));
         assert_eq!(TickOrder::forced("alice").late_by_ms(u64::MAX), None, "an old sender does not say");
         let ordinary = TickOrder { wanted_until_ms: Some(7), ..TickOrder::default() };
         assert_eq!(ordinary.late_by_ms(8), None, "a look is always in time");
+        assert_eq!(TickOrder::with_grace(48, "alice").until(7).late_by_ms(8), Some(1));
     }
 }

@@ -5,6 +5,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use ports::clock::Clock;
 use prometheus::{Registry, TextEncoder};
 use runtime::check::Check;
 use socket2::{SockRef, TcpKeepalive};
@@ -35,6 +36,8 @@ pub struct Ops {
     pub checks: Arc<[Arc<dyn Check>]>,
     /// Cancelled when the role stops: it is alive but not ready.
     pub stop: CancellationToken,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
 }
 
 // === impl Ops ===
@@ -113,9 +116,10 @@ fn notice_vanished_peers(listener: &TcpListener) -> std::io::Result<()> {
     Ok(())
 }
 
-/// `GET /healthz`: the process is alive.
-pub async fn health() -> Response {
-    axum::Json(serde_json::json!({"status": "healthy"})).into_response()
+/// `GET /healthz`: the process is alive. The timestamp shows load balancers and people that no cache answered.
+pub async fn health(State(ops): State<Ops>) -> Response {
+    let timestamp = ops.clock.now().get();
+    axum::Json(serde_json::json!({"status": "healthy", "timestamp": timestamp})).into_response()
 }
 
 /// `GET /readyz`: the result of every check.

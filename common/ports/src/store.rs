@@ -296,7 +296,7 @@ pub trait Store: PoolItems + Identities {
     ) -> Result<ClaimPage, StoreError>;
 
     /// One page of the tombstones, which are in no index: a scan that reads at most `limit` items of the table, so that
-    /// a page may be empty while there are more.
+    /// a page may be empty while there are more. It may also go on after any sandbox ([`index::scan_cursor`]).
     async fn tombstones(&self, after: Option<&PageCursor>, limit: u16) -> Result<Page, StoreError>;
 
     /// The last sandbox of a part of one index shard; none if it cannot be read.

@@ -2,7 +2,8 @@
 //!
 //! A listing walks over parts of the index, one after the other (`places`), and its cursor says in which part it is and
 //! where there. So every page works with every filter, and a sandbox that stays as it is lies in one part only and is
-//! shown once. What one request may read is bounded; then it answers with what it found, and where to go on.
+//! shown once. Tombstones are in no index; their list is a scan. What one request may read is bounded; then it answers
+//! with what it found, and where to go on.
 
 use crate::{Allocator, decode, store_fault};
 use contract::queue::PAGE_LIMIT_MAX;
@@ -12,6 +13,7 @@ use contract::{
 use domain::{LabId, NamePrefix, OwnerId, PoolName, Sandbox, StateName};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use ports::bus::Request;
+use ports::store::index::scan_cursor;
 use ports::store::{PageCursor, StoreError, unless_unreadable};
 use std::time::{Duration, Instant};
 use strum::IntoEnumIterator as _;
@@ -105,6 +107,25 @@ impl Which {
             && self.owner.as_ref().is_none_or(|owner| sandbox.belongs_to(owner))
             && self.lab.as_ref().is_none_or(|lab| lease.is_some_and(|lease| lease.lab.as_ref() == Some(lab)))
             && self.prefix.as_ref().is_none_or(|prefix| sandbox.name.as_str().starts_with(prefix.as_str()))
+    }
+
+    /// The first wanted tombstones of a read, at most `left`, and where to go on: a scan may go on after any sandbox, so
+    /// nothing is read twice.
+    fn first_tombstones(
+        &self,
+        read: Vec<Option<Sandbox>>,
+        place: &Place,
+        left: u16,
+        next: Option<PageCursor>,
+    ) -> (Vec<Sandbox>, Option<PageCursor>) {
+        let wanted = read.into_iter().flatten().filter(|sandbox| self.is_wanted(sandbox, place));
+        let mut wanted: Vec<_> = wanted.collect();
+        if wanted.len() <= usize::from(left) {
+            return (wanted, next);
+        }
+        wanted.truncate(usize::from(left));
+        let next = wanted.last().map(|last| scan_cursor(&last.id));
+        (wanted, next)
     }
 }
 
@@ -201,6 +222,10 @@ impl Allocator {
             places::Loss::Some => SANDBOXES_OF_READ,
             places::Loss::OfClaims => CLAIMS_OF_READ,
         };
+        if place.is_of_tombstones() {
+            let Read { sandboxes, next } = self.read(which, place, size, budget).await?;
+            return Ok(which.first_tombstones(sandboxes, place, left, next));
+        }
         loop {
             let Read { sandboxes, next } = self.read(which, place, size, budget).await?;
             let is_wanted = |sandbox: &Option<Sandbox>| {
@@ -231,6 +256,7 @@ impl Allocator {
     ) -> Result<Read, StoreError> {
         let (store, after) = (&self.ports.store, place.after.as_ref());
         let read = match (place.query(which), &which.owner, &which.lab) {
+            _ if place.is_of_tombstones() => Read::of(store.tombstones(after, size).await?),
             (Some(query), _, _) => Read::of(store.page(&query, after, size).await?),
             (None, Some(owner), _) => self.read_claims(owner, after, size).await?,
             (None, None, Some(lab)) => Read::of(store.held_by_lab(lab, after, size).await?),
@@ -279,21 +305,14 @@ impl Read {
     }
 }
 
-/// The states of a filter, if sandboxes in them can be listed.
+/// The states of a filter; without one all but the deleted, whose list has to read the whole table.
 fn listed_states(status: Option<&SandboxStatus>) -> Result<Vec<StateName>, Fault> {
-    let listed = || StateName::iter().filter(|state| *state != StateName::Deleted);
-    let Some(status) = status else { return Ok(listed().collect()) };
+    let Some(status) = status else {
+        return Ok(StateName::iter().filter(|state| *state != StateName::Deleted).collect());
+    };
     match status.known() {
-        Some(StateName::Deleted) => {
-            let why =
-                "deleted cannot be listed, because tombstones are in no index; ask for one sandbox by its id";
-            Err(Fault::invalid("status", why))
-        }
         Some(state) => Ok(vec![state]),
-        None => {
-            let names: Vec<_> = listed().map(StateName::as_str).collect();
-            Err(Fault::invalid("status", format!("must be one of {}", names.join(", "))))
-        }
+        None => Err(Fault::invalid("status", format!("must be one of {}", contract::names::<StateName>()))),
     }
 }
 

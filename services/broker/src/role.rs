@@ -103,7 +103,8 @@ impl Role {
             Some(fleet) => fleet.checks().await?,
             None => Vec::new(),
         };
-        let ops = Ops { registry: shared.registry, checks: checks.into(), stop: lifecycle.stop() };
+        let Shared { clock, registry, .. } = shared;
+        let ops = Ops { registry, checks: checks.into(), stop: lifecycle.stop(), clock };
         lifecycle.start("ops", ops.serve(ops_listener));
         let ended = lifecycle.run().await;
         if let Some(fleet) = fleet {

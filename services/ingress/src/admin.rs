@@ -8,7 +8,7 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use contract::RunStatus;
-use contract::{Action, Fault, FaultCode, RunReport, TickKind, TickOrder, Verb};
+use contract::{Action, Fault, FaultCode, RunReport, Target, TickKind, TickOrder, Verb, authorize};
 use ports::bus::{BusError, TickReceipt, Ticks};
 use ports::clock::Clock;
 use runtime::telemetry::Chain;
@@ -108,8 +108,7 @@ pub(crate) async fn sync(
     }
     let by = operator(&headers, &facts)?;
     tracing::warn!(request.id = facts.request_id.as_str(), %by, "{by} forces a sync");
-    let until_ms = service.clock.now_ms().saturating_add(millis(service.wait));
-    service.force(TickKind::SYNC, &TickOrder::forced(by.as_str()).until(until_ms), &facts).await
+    service.order(TickKind::SYNC, TickOrder::forced(by.as_str()), &facts).await
 }
 
 /// `POST /v1/admin/expire`
@@ -137,7 +136,8 @@ pub(crate) async fn expire(
     params(("X-Operator" = Option<String>, Header, description = "the operator, if several share the token")),
     responses(
         (status = 200, description = "the run's report", body = RunReport,
-         example = json!({"kind": "sweep", "tick": 17, "duration_ms": 100, "status": "completed"})),
+         example = json!({"kind": "sweep", "tick": 17, "duration_ms": 100, "status": "completed", "pending": 3, "deleted": 1,
+                          "failed": 0})),
         (status = 202, description = "it takes longer; ask for the report at `Location`", body = Accepted,
          example = json!({"status": "accepted", "report_id": "sweep/17"})), OfRun)
 )]
@@ -171,18 +171,20 @@ pub(crate) async fn census(
 
 /// `POST /v1/admin/auto-delete-stale`
 ///
-/// A tick takes no instructions, so the retention may only be named with its configured value.
+/// Another grace period than the set one is for this run only, and such a run is refused while an ordinary one waits. A
+/// shorter one needs a token that may remove records (`admin`).
 #[utoipa::path(
     post, path = "/v1/admin/auto-delete-stale", tag = "operators", extensions(("x-action" = json!(Action::Run.as_str()))),
     params(
-        ("grace_period_hours" = Option<u64>, Query, description = "the value of `STALE_KEPT_HOURS`, or omitted"),
+        ("grace_period_hours" = Option<u64>, Query, description = "for how many hours a sandbox must be stale; `STALE_KEPT_HOURS` without it"),
         ("X-Operator" = Option<String>, Header, description = "the operator, if several share the token")
     ),
     responses(
         (status = 200, description = "the run's report", body = RunReport,
-         example = json!({"kind": "stale", "tick": 17, "duration_ms": 100, "status": "completed"})),
+         example = json!({"kind": "stale", "tick": 17, "duration_ms": 100, "status": "completed", "grace_period_hours": 24,
+                          "due": 2, "removed": 2, "deleted": 2, "raced": 0, "untold": 0, "unreadable": 0})),
         (status = 202, description = "it takes longer; ask for the report at `Location`", body = Accepted,
-         example = json!({"status": "accepted", "report_id": "stale/17"})), OfRun)
+         example = json!({"status": "accepted", "report_id": "stale/17"})), OfForcedRun)
 )]
 pub(crate) async fn auto_delete_stale(
     State(service): State<TickService>,
@@ -190,14 +192,22 @@ pub(crate) async fn auto_delete_stale(
     Asked(Grace { grace_period_hours }): Asked<Grace>,
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
-    const FIELD: &str = "grace_period_hours";
     let set_hours = service.stale_kept.as_secs() / HOUR_SECONDS;
-    if grace_period_hours.is_some_and(|hours| hours != set_hours) {
-        return Err(
-            Fault::invalid(FIELD, format!("can only be {set_hours}, as STALE_KEPT_HOURS has it")).into()
-        );
+    let Some(hours) = grace_period_hours.filter(|hours| *hours != set_hours) else {
+        return service.run(TickKind::STALE, &headers, &facts).await;
+    };
+    if hours < set_hours {
+        may_remove_records(&facts)?;
     }
-    service.run(TickKind::STALE, &headers, &facts).await
+    let by = operator(&headers, &facts)?;
+    tracing::warn!(request.id = facts.request_id.as_str(), %by, "{by} removes what was stale for {hours} h");
+    service.order(TickKind::STALE, TickOrder::with_grace(hours, by.as_str()), &facts).await
+}
+
+/// Whether the caller may remove records that are not due: the right to remove them in bulk.
+fn may_remove_records(facts: &Facts) -> Result<(), Fault> {
+    let caller = facts.caller().ok_or_else(|| Fault::new(FaultCode::Forbidden, "this needs a token"))?;
+    authorize(caller, Action::Ask(Verb::BulkDelete), Target { pool: None, owner: None })
 }
 
 /// `GET /v1/admin/reports/{kind}/{tick}`
@@ -238,12 +248,14 @@ pub(crate) async fn report(
 // === impl TickService ===
 
 impl TickService {
-    /// As [`Self::run`], with an order, which is refused while a tick without it waits.
-    async fn force(&self, kind: TickKind, order: &TickOrder, facts: &Facts) -> Result<Response, Failure> {
+    /// As [`Self::run`], with an order, which is refused while a tick without it waits, and not carried out after the
+    /// caller has gone.
+    async fn order(&self, kind: TickKind, order: TickOrder, facts: &Facts) -> Result<Response, Failure> {
+        let order = order.until(self.clock.now_ms().saturating_add(millis(self.wait)));
         let (receipt, report) =
-            self.wait(self.ticks.order_and_wait(kind, order, self.timeout()), facts).await?;
+            self.wait(self.ticks.order_and_wait(kind, &order, self.timeout()), facts).await?;
         if report.is_none() && receipt.duplicate {
-            let message = "an ordinary run waits to begin; force it after that";
+            let message = "an ordinary run waits to begin; repeat the request after that";
             return Err(Fault::new(FaultCode::Contended, message).into());
         }
         answer(kind, receipt, report.as_ref())

@@ -1,7 +1,7 @@
 //! What holds for every answer, whichever route made it: request id, error shape, headers, log line.
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{HeaderName, HeaderValue, StatusCode, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use contract::{Fault, FaultCode};
@@ -20,6 +20,7 @@ use crate::metrics::Metrics;
 use crate::rates::Rates;
 use crate::rates::peer::TrustedProxies;
 use crate::request_id::{Facts, REQUEST_ID_HEADER};
+use crate::routes;
 
 /// What the edge needs.
 #[derive(Clone)]
@@ -34,10 +35,16 @@ pub(crate) struct Edge {
 }
 
 /// Every answer is data for a program: nothing may render, frame, guess or keep it.
-const SECURITY_HEADERS: [(HeaderName, HeaderValue); 5] = [
+const SECURITY_HEADERS: [(HeaderName, HeaderValue); 7] = [
     (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
     (header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY")),
     (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
+    // Browsers of today ignore it; the predecessor sent it, and scanners ask for it.
+    (header::X_XSS_PROTECTION, HeaderValue::from_static("1; mode=block")),
+    (
+        HeaderName::from_static("permissions-policy"),
+        HeaderValue::from_static("geolocation=(), microphone=(), camera=()"),
+    ),
     (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
     (
         header::CONTENT_SECURITY_POLICY,
@@ -78,9 +85,19 @@ pub(crate) async fn stand(State(edge): State<Edge>, mut request: Request, next: 
     response
 }
 
-/// The answer on a path without a route.
-pub(crate) async fn no_such_path() -> Failure {
-    Fault::new(FaultCode::NotFound, "there is no such path").into()
+/// The answer on a path without a route: a redirect if only a slash at its end is too many, as from the predecessor.
+pub(crate) async fn no_such_path(uri: Uri) -> Response {
+    match without_slash(&uri) {
+        Some(location) => (StatusCode::TEMPORARY_REDIRECT, [(header::LOCATION, location)]).into_response(),
+        None => Failure::from(Fault::new(FaultCode::NotFound, "there is no such path")).into_response(),
+    }
+}
+
+/// The path of a route with the query of `uri`. Never another host: no path of a route begins with two slashes.
+fn without_slash(uri: &Uri) -> Option<HeaderValue> {
+    let path = uri.path().strip_suffix('/').filter(|path| routes::is_path(path))?;
+    let location = uri.query().map_or_else(|| path.to_owned(), |query| format!("{path}?{query}"));
+    HeaderValue::from_str(&location).ok()
 }
 
 /// The answer to a method that a path does not know; axum adds `Allow`.

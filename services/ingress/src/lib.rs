@@ -207,7 +207,7 @@ impl Ingress {
             },
             relay: Relay {
                 requests,
-                clock,
+                clock: Arc::clone(&clock),
                 random,
                 metrics: self.metrics.clone(),
                 limits: RelayLimits {
@@ -219,7 +219,7 @@ impl Ingress {
                 watch: undelivered::Watch::new(self.metrics.clone()),
                 advised_ms: Arc::default(),
             },
-            ops: Ops { registry: self.registry.clone(), checks: checks.into(), stop },
+            ops: Ops { registry: self.registry.clone(), checks: checks.into(), stop, clock },
         };
         routes::router(parts, &gate, edge)
     }

@@ -100,6 +100,15 @@ pub(crate) async fn page() -> Response {
 pub(crate) async fn style() -> Result<Response, Failure> {
     of_swagger_ui(STYLE, "text/css; charset=utf-8")
 }
+/// The same page as under `docs`, at the address of the predecessor's second page.
+#[utoipa::path(
+    get, path = "/v1/redoc", tag = "open",
+    responses((status = 200, description = "the page", body = String, content_type = "text/html"), OfOpen)
+)]
+pub(crate) async fn redoc() -> Response {
+    page().await
+}
+
 
 /// Swagger UI.
 #[utoipa::path(
@@ -148,8 +157,8 @@ fn file(kind: &'static str, text: &'static str) -> Response {
     get, path = "/healthz", tag = "open",
     responses((status = 200, description = "it is", body = serde_json::Value, example = json!({"status": "healthy"})), OfProbe)
 )]
-pub(crate) async fn healthz() -> Response {
-    ops::health().await
+pub(crate) async fn healthz(ops: State<Ops>) -> Response {
+    ops::health(ops).await
 }
 
 /// Whether the queue and, through a worker, the store can be reached.

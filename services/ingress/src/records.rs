@@ -47,7 +47,7 @@ pub(crate) struct BulkDeleteQuery {
 #[utoipa::path(
     get, path = "/v1/admin/sandboxes", tag = "operators", extensions(("x-action" = json!(Action::Ask(Verb::Sandboxes).as_str()))),
     params(
-        ("status" = Option<String>, Query, description = "in this state only; any but `deleted`, which is in no list"),
+        ("status" = Option<String>, Query, description = "in this state only; without it all but `deleted`, whose list reads the whole table"),
         ("pool" = Option<String>, Query, description = "of this pool only"),
         ("lab" = Option<String>, Query, description = "whose live or last lease is for this lab"),
         ("owner" = Option<String>, Query, description = "that this owner holds, or was the last to hold"),

@@ -98,6 +98,7 @@ fn handlers() -> Vec<UtoipaMethodRouter<Parts>> {
         routes!(fleet::fleet),
         routes!(openapi::document),
         routes!(openapi::page),
+        routes!(openapi::redoc),
         routes!(openapi::style),
         routes!(openapi::bundle),
         routes!(openapi::script),
@@ -108,6 +109,18 @@ fn handlers() -> Vec<UtoipaMethodRouter<Parts>> {
         routes!(openapi::metrics),
         routes!(about),
     ]
+}
+
+/// Whether a route has this path.
+pub(crate) fn is_path(path: &str) -> bool {
+    ROUTES.iter().any(|route| {
+        let (wanted, segments) = (route.path.split('/'), path.split('/'));
+        let fits = |(wanted, segment): (&str, &str)| match wanted.starts_with('{') {
+            true => !segment.is_empty(),
+            false => wanted == segment,
+        };
+        wanted.clone().count() == segments.clone().count() && wanted.zip(segments).all(fits)
+    })
 }
 
 /// The OpenAPI document: `base` with every route.

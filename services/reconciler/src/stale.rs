@@ -4,15 +4,17 @@
 use crate::Reconciler;
 use crate::listing::Skipped;
 use contract::RunStatus;
-use contract::StaleReport;
+use contract::{StaleReport, TickOrder};
 use domain::{Sandbox, SandboxId, StateName};
 use parking_lot::{Mutex, MutexGuard};
 use ports::store::{SortRange, StoreError, Write};
 use runtime::telemetry::Chain;
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 /// Sandboxes that are remembered for their events; only an outage of days reaches this.
 const UNPUBLISHED_MAX: usize = 100_000;
+const HOUR_SECONDS: u64 = 3_600;
 
 /// Sandboxes that may be tombstones without an event in the event log. They are in no index, so they are remembered
 /// until the event is published.
@@ -41,11 +43,24 @@ impl Unpublished {
 // === impl Reconciler ===
 
 impl Reconciler {
-    pub(crate) async fn remove_stale(&self) -> StaleReport {
-        let mut report = StaleReport::default();
+    /// One removal. An order may name another grace period than the set one; it is refused if its caller has stopped waiting.
+    pub(crate) async fn remove_stale(&self, order: &TickOrder) -> StaleReport {
+        let set_hours = self.config.stale_kept.as_secs() / HOUR_SECONDS;
+        let grace_period_hours = order.grace_period_hours.unwrap_or(set_hours);
+        let mut report = StaleReport { grace_period_hours, ..StaleReport::default() };
+        if order.late_by_ms(self.ports.clock.now_ms()).is_some() {
+            report.status = RunStatus::Refused;
+            report.reason =
+                Some("ordered too late: the operator had given up before it could begin".to_owned());
+            return report;
+        }
+        if let (Some(hours), Some(by)) = (order.grace_period_hours, &order.by) {
+            tracing::warn!(%by, "{by} has the records removed that were stale for {hours} h");
+        }
         let mut skipped = Skipped::default();
         let ended = self.try_remove_stale(&mut report, &mut skipped).await;
         report.unreadable = skipped.count();
+        report.deleted = report.removed;
         if let Err(error) = &ended {
             tracing::error!(error = %Chain(error), "the removal of stale sandboxes did not complete");
         }
@@ -71,7 +86,8 @@ impl Reconciler {
         skipped: &mut Skipped,
     ) -> Result<(), StoreError> {
         self.publish_of_former_runs(skipped).await?;
-        let since = self.ports.clock.now().before(self.config.stale_kept);
+        let grace = Duration::from_secs(report.grace_period_hours.saturating_mul(HOUR_SECONDS));
+        let since = self.ports.clock.now().before(grace);
         let mut due = self.walk(StateName::Stale, &SortRange::DueBy(since)).await?;
         while let Some(batch) = due.next(skipped).await? {
             self.remove_batch(batch, report, skipped).await?;

@@ -67,12 +67,13 @@ impl Reconciler {
         self.ports.upkeep.mend().await?;
         self.sweep_switch().await?;
         self.request_periods().await?;
-        self.sweep_queue(report, skipped).await?;
+        let wanted = self.sweep_queue(report, skipped).await?;
         self.sweep_parked(report, skipped).await?;
         let event_log = self.ports.upkeep.event_log_state().await?;
         self.verified.compare(&event_log.made);
         self.sweep_event_log(report, skipped).await?;
-        self.sweep_tombstones(event_log, report, skipped).await
+        self.sweep_tombstones(event_log, report, skipped).await?;
+        self.count_ended(&wanted, report, skipped).await
     }
 }
 

@@ -91,7 +91,7 @@ pub(crate) static TICKS: [Tick; 5] = [
                 offset: read_offset(settings, "STALE_OFFSET_SECONDS", 56),
             },
         },
-        run: |reconciler, _| Box::pin(async { Report::Stale(reconciler.remove_stale().await) }),
+        run: |reconciler, order| Box::pin(async { Report::Stale(reconciler.remove_stale(order).await) }),
     },
 ];
 

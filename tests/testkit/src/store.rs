@@ -9,7 +9,7 @@ use domain::{
     ProviderName, Sandbox, SandboxId, State, StateName, Transition, UnixSeconds,
 };
 use parking_lot::{Mutex, MutexGuard};
-use ports::store::index::{due_sort, shard_of, state_shard, state_sort};
+use ports::store::index::{due_sort, scan_cursor, shard_of, state_shard, state_sort};
 use ports::store::layout::{Agreed, Layout, Shards, Supply, TableMark, settles_at, wanted_shards};
 use ports::store::{
     ClaimPage, Insert, MoveClaim, OpenClaim, Page, PageCursor, StateQuery, Store, StoreError, Write,
@@ -382,11 +382,11 @@ impl Store for MemoryStore {
 
     async fn tombstones(&self, after: Option<&PageCursor>, limit: u16) -> Result<Page, StoreError> {
         let tables = self.tables();
-        let after = after.map(position).transpose()?.map(|(_, id)| id);
-        let rest = tables.sandboxes.iter().filter(|(id, _)| after.as_ref().is_none_or(|after| *id > after));
+        let is_behind = |id: &SandboxId| after.is_none_or(|after| scan_cursor(id).key > after.key);
+        let rest = tables.sandboxes.iter().filter(|(id, _)| is_behind(id));
         let looked_at: Vec<_> = rest.map(|(_, sandbox)| sandbox).take(usize::from(limit.max(1))).collect();
         let is_full = looked_at.len() == usize::from(limit.max(1));
-        let next = looked_at.last().filter(|_| is_full).map(|last| cursor_at("", &last.id));
+        let next = looked_at.last().filter(|_| is_full).map(|last| scan_cursor(&last.id));
         let is_tombstone = |sandbox: &&Sandbox| sandbox.state.name() == StateName::Deleted;
         let sandboxes = looked_at.into_iter().filter(is_tombstone).cloned().collect();
         Ok(Page { sandboxes, unreadable: Vec::new(), next })

@@ -2,6 +2,7 @@
 //!
 //! Every adapter uses these functions, so that all page in the same order.
 
+use super::cursor::PageCursor;
 use super::identity::IDENTITY_SHARDS;
 use domain::{ExternalId, LabId, PoolName, Sandbox, SandboxId, State, StateName, UnixSeconds};
 
@@ -32,6 +33,12 @@ const LAB_GROUP_PREFIX: &str = "LAB#";
 pub fn sandbox_in(key: &str) -> Option<SandboxId> {
     let id = key.strip_prefix(SANDBOX_PREFIX)?.strip_suffix(SANDBOX_SORT)?.strip_suffix('/')?;
     SandboxId::parse(id).ok()
+}
+
+/// The cursor of a scan of the table that goes on after this sandbox.
+#[must_use]
+pub fn scan_cursor(id: &SandboxId) -> PageCursor {
+    PageCursor { sort: SANDBOX_SORT.to_owned(), key: format!("{SANDBOX_PREFIX}{id}") }
 }
 
 /// The shard of a sandbox, below `shards`.

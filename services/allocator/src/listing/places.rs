@@ -10,6 +10,7 @@ use strum::IntoEnumIterator as _;
 /// How the parts that are no shards are called in a cursor.
 const CLAIMS: &str = "claims";
 const LAB: &str = "lab";
+const TOMBSTONES: &str = "tombstones";
 /// Most digits of a time in a cursor: those of the largest number of 64 bits.
 const TIME_DIGITS_MAX: usize = 20;
 
@@ -22,6 +23,8 @@ enum Part {
     Claims,
     /// What a lab holds, by `GroupIndex` or `LabIndex`.
     Lab,
+    /// All tombstones, by a scan of the table.
+    Tombstones,
 }
 
 /// A part, and from where on.
@@ -49,7 +52,12 @@ impl Place {
         match &self.part {
             Part::Shard { state, .. } => *state,
             Part::Claims | Part::Lab => StateName::Allocated,
+            Part::Tombstones => StateName::Deleted,
         }
+    }
+
+    pub(super) fn is_of_tombstones(&self) -> bool {
+        self.part == Part::Tombstones
     }
 
     /// The part of `StateIndex`; none if it is another one.
@@ -65,6 +73,7 @@ impl Place {
     pub(super) fn loss(&self, which: &Which) -> Loss {
         let is_exact = match &self.part {
             Part::Claims => return Loss::OfClaims,
+            Part::Tombstones => return Loss::Some,
             Part::Lab => which.prefix.is_none() && !which.is_narrowed,
             Part::Shard { state, .. } => {
                 let by_name = which.prefix.is_none() || *state == StateName::Available;
@@ -80,6 +89,7 @@ impl Place {
             Part::Shard { state, pool, shard } => (state.as_str(), pool.as_str(), shard.to_string()),
             Part::Claims => (CLAIMS, "", String::new()),
             Part::Lab => (LAB, "", String::new()),
+            Part::Tombstones => (TOMBSTONES, "", String::new()),
         };
         let (sort, key) = self.after.as_ref().map(|after| (&*after.sort, &*after.key)).unwrap_or_default();
         cursor_of(which, [kind, pool, &shard, sort, key])
@@ -91,6 +101,7 @@ impl Place {
         let part = match (&*kind, &*pool, &*shard) {
             (CLAIMS, "", "") => Part::Claims,
             (LAB, "", "") => Part::Lab,
+            (TOMBSTONES, "", "") => Part::Tombstones,
             _ => Part::Shard {
                 state: StateName::parse(&kind)?,
                 pool: PoolName::parse(&pool).ok()?,
@@ -111,6 +122,8 @@ impl Place {
         after.is_bounded()
             && match self.query(which) {
                 Some(query) => !sort.is_empty() && query.range.contains(sort) && is_sandbox(),
+                // A scan may have ended at an item of any kind.
+                None if self.part == Part::Tombstones => !sort.is_empty(),
                 None if self.part == Part::Lab => {
                     (1..=TIME_DIGITS_MAX).contains(&sort.len())
                         && sort.bytes().all(|byte| byte.is_ascii_digit())
@@ -171,7 +184,6 @@ pub(super) fn left(which: &Which, shards: u16) -> Result<Vec<Place>, Fault> {
 fn parts(which: &Which, shards: u16) -> impl Iterator<Item = Part> {
     let asks_for_holder = which.owner.is_some() || which.lab.is_some();
     let is_asked_for = move |state: &StateName| match state {
-        StateName::Deleted => false,
         // These never had a holder.
         StateName::Available | StateName::Stale if asks_for_holder => false,
         state => which.states.contains(state),
@@ -180,6 +192,7 @@ fn parts(which: &Which, shards: u16) -> impl Iterator<Item = Part> {
         let instead = match state {
             StateName::Allocated if which.owner.is_some() => Some(Part::Claims),
             StateName::Allocated if which.lab.is_some() => Some(Part::Lab),
+            StateName::Deleted => Some(Part::Tombstones),
             _ => None,
         };
         let pools = if instead.is_some() { &[][..] } else { &which.pools[..] };

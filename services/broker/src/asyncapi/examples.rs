@@ -80,11 +80,11 @@ pub(super) const CENSUS: &str = r#"{"taken_at":1763683200,"total":3,"available":
 /// The report of a census.
 pub(super) const REPORT_CENSUS: &str = r#"{"tick":21,"duration_ms":9,"kind":"census","status":"completed","taken_at":1763683200,"total":3,"available":1,"allocated":2,"pending_deletion":0,"stale":0,"deletion_failed":0,"quarantined":0,"pools":{"main":{"total":3,"available":1,"allocated":2,"pending_deletion":0,"stale":0,"deletion_failed":0,"quarantined":0}},"labs":{"main":{"dns-basics":2}},"labs_left_out":4,"violations":{"claim_elsewhere":0,"claim_missing":0,"held_twice":0,"identity_twice":0},"checked":5,"unchecked":6,"raced":7,"claims_removed":8,"unreadable":1,"identities_made":9,"duplicates_quarantined":10}"#;
 /// The report of a removal of stale sandboxes.
-pub(super) const REPORT_STALE: &str = r#"{"tick":22,"duration_ms":9,"kind":"stale","status":"completed","due":3,"removed":1,"raced":2,"untold":4,"unreadable":1}"#;
+pub(super) const REPORT_STALE: &str = r#"{"tick":22,"duration_ms":9,"kind":"stale","status":"completed","grace_period_hours":24,"due":3,"removed":1,"deleted":1,"raced":2,"untold":4,"unreadable":1}"#;
 /// The report of an expiry run.
 pub(super) const REPORT_EXPIRY: &str = r#"{"tick":19,"duration_ms":12,"kind":"expiry","status":"completed","due":4,"expired":3,"raced":1,"unannounced":2,"unreadable":1}"#;
 /// The report of a sweep.
-pub(super) const REPORT_SWEEP: &str = r#"{"tick":20,"duration_ms":9,"kind":"sweep","status":"failed","pending":3,"reannounced":1,"waiting":2,"unqueued":4,"parked":5,"reparked":6,"unparked":7,"events_filled":8,"unreadable":1}"#;
+pub(super) const REPORT_SWEEP: &str = r#"{"tick":20,"duration_ms":9,"kind":"sweep","status":"failed","pending":3,"reannounced":1,"waiting":2,"unqueued":4,"parked":5,"reparked":6,"unparked":7,"events_filled":8,"deleted":2,"failed":1,"unreadable":1}"#;
 /// Which parked deletions to show.
 pub(super) const ASK_PARKED: &str = r#"{"pool":"main","reason":"500","cursor":40,"limit":100}"#;
 /// A page of what was parked.

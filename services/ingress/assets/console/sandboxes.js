@@ -15,7 +15,7 @@ const FILTERS = ["status", "pool", "lab", "owner", "name_prefix"];
 export function sandboxes(root, parameters, signal) {
   const wanted = Object.fromEntries(FILTERS.map((name) => [name, parameters.get(name) ?? ""]));
   const form = make("form", { class: "filters", "aria-label": "Filter of sandboxes" },
-    choice("f-status", "State", wanted.status, [["", "any"], ...STATES.map((one) => [one, one.replaceAll("_", " ")])]),
+    choice("f-status", "State", wanted.status, [["", "any but deleted"], ...[...STATES, "deleted"].map((one) => [one, one.replaceAll("_", " ")])]),
     field("f-pool", "Pool", wanted.pool), field("f-lab", "Lab", wanted.lab), field("f-owner", "Owner", wanted.owner),
     field("f-name_prefix", "Name begins with", wanted.name_prefix),
     make("p", {}, make("button", { type: "submit", class: "main" }, "Show")));

@@ -112,10 +112,9 @@ fn schema_of(place: &Place<'_>) -> Option<Value> {
         "status" if place.path == "/v1/admin/deletions" => {
             Some(json!({"type": "string", "enum": ["pending_deletion", "deletion_failed"]}))
         }
-        "status" if place.path == "/v1/admin/sandboxes" => {
-            let states = StateName::iter().filter(|state| *state != StateName::Deleted);
-            Some(json!({"type": "string", "enum": states.map(StateName::as_str).collect::<Vec<_>>()}))
-        }
+        "status" if place.path == "/v1/admin/sandboxes" => Some(
+            json!({"type": "string", "enum": StateName::iter().map(StateName::as_str).collect::<Vec<_>>()}),
+        ),
         "status" if place.path == "/v1/admin/bulk-delete" => {
             Some(json!({"type": "string", "enum": ["stale", "deletion_failed"]}))
         }

@@ -144,7 +144,8 @@ fn tokens_of_former_builds_keep_their_rights() {
             (path, "GET") if is_of_operators(path) => vec![Role::Admin, Role::ReadOnly],
             (path, _) if is_of_operators(path) => vec![Role::Admin],
             // The API's own description is public.
-            (path, _) if path == "/v1/openapi.json" || path.starts_with("/v1/docs") => former.to_vec(),
+            ("/v1/openapi.json" | "/v1/redoc", _) => former.to_vec(),
+            (path, _) if path.starts_with("/v1/docs") => former.to_vec(),
             (path, _) if path.starts_with("/v1/") => vec![Role::Lab],
             _ => former.to_vec(),
         };

@@ -263,6 +263,7 @@ async fn docs_page_loads_nothing_external_and_has_no_inline_script() {
             if path == "data:," {
                 continue;
             }
+    assert_eq!(rig.ask("GET", "/v1/redoc", &[]).await.body, page.body);
             assert_eq!(rig.ask("GET", path, &[]).await.status, 200, "{path}");
             linked += 1;
         }

@@ -62,6 +62,8 @@ async fn every_response_has_security_headers_and_a_request_id() {
             ("x-frame-options", "DENY"),
             ("referrer-policy", "no-referrer"),
             ("cache-control", "no-store"),
+            ("x-xss-protection", "1; mode=block"),
+            ("permissions-policy", "geolocation=(), microphone=(), camera=()"),
             (
                 "content-security-policy",
                 "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -121,14 +123,38 @@ async fn valid_request_id_is_echoed_and_an_invalid_one_replaced() {
 #[tokio::test(start_paused = true)]
 async fn an_unknown_path_is_404_with_and_without_a_token() {
     let rig = rig();
-    for path in
-        ["/nothing", "/v1", "/v1/", "/v1/allocate/", "/v1/healthz", "/v2/allocate", "/v1/sandboxes//x"]
-    {
+    for path in [
+        "/nothing",
+        "/v1",
+        "/v1/",
+        "/v1/allocate//",
+        "/v1/healthz",
+        "/v2/allocate",
+        "/v1/sandboxes//x",
+        "//v1/allocate/",
+    ] {
         for headers in [&[], LAB, ADMIN] {
             let answer = rig.ask("POST", path, headers).await;
             answer.assert_fault(FaultCode::NotFound, "there is no such path");
         }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn slash_at_the_end_of_a_path_is_redirected() {
+    let rig = rig();
+    for (method, path, location) in [
+        ("POST", "/v1/allocate/", "/v1/allocate"),
+        ("GET", "/v1/sandboxes/7/", "/v1/sandboxes/7"),
+        ("GET", "/v1/admin/sandboxes/?limit=1&pool=a%20b", "/v1/admin/sandboxes?limit=1&pool=a%20b"),
+        ("GET", "/healthz/", "/healthz"),
+        ("GET", "/console/", "/console"),
+        ("GET", "//", "/"),
+    ] {
+        let answer = rig.ask(method, path, &[]).await;
+        assert_eq!((answer.status.as_u16(), answer.header("location")), (307, Some(location)), "{path}");
+    }
+    assert!(rig.workers.seen().is_empty());
 }
 
 #[tokio::test(start_paused = true)]

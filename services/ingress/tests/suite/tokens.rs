@@ -65,6 +65,20 @@ async fn tokens_of_the_file_have_its_rights() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn shorter_grace_period_needs_the_right_to_remove_records() {
+    let lines = [("runs", Role::Operator), ("removes", Role::Admin)];
+    let (_folder, path) = folder_with(&lines.map(|(token, role)| line(token, role, &[])));
+    let rig = rig(&path);
+    let path = |hours: u64| format!("/v1/admin/auto-delete-stale?grace_period_hours={hours}");
+    let refused = ask(&rig, "POST", &path(23), "runs").await;
+    refused.assert_fault(FaultCode::Forbidden, "this token does not give the right to do this");
+    assert!(rig.ticks.asked.lock().is_empty());
+    for (hours, token) in [(24, "runs"), (25, "runs"), (23, "removes")] {
+        assert_eq!(ask(&rig, "POST", &path(hours), token).await.status, 202, "{hours} {token}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn token_of_the_environment_may_have_a_name() {
     let settings = [("BROKER_ADMIN_TOKEN", "by-hand:admin-token-1")];
     let rig = Rig::with(&settings, [Step::Say(None, r#"{"store":"ok"}"#)]);

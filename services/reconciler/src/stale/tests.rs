@@ -21,7 +21,8 @@ async fn run(rig: &Rig) -> StaleReport {
 }
 
 fn completed(due: u64, removed: u64, raced: u64) -> StaleReport {
-    StaleReport { status: RunStatus::Completed, due, removed, raced, untold: 0, unreadable: 0 }
+    let (status, grace_period_hours, deleted) = (RunStatus::Completed, 24, removed);
+    StaleReport { status, grace_period_hours, due, removed, deleted, raced, ..StaleReport::default() }
 }
 
 /// Makes a sandbox missing at the current time.
@@ -58,6 +59,28 @@ async fn stale_sandbox_becomes_a_tombstone_after_exactly_a_day() {
     let count = |what| rig.metric("broker_reconciled_total", &["stale", what]);
     assert_eq!(["removed", "raced"].map(count), [1, 0]);
     assert_eq!(rig.metric("broker_runs_total", &["stale", RunStatus::Completed.as_str()]), 2);
+}
+
+#[tokio::test]
+async fn order_names_another_grace_period_for_one_run() {
+    let rig = Rig::new();
+    rig.fill(4).await;
+    miss(&rig, 0).await;
+    rig.clock.advance(2 * HOUR);
+    miss(&rig, 1).await;
+    let ordered = async |hours, until_ms| {
+        rig.reconciler.remove_stale(&TickOrder::with_grace(hours, "alice").until(until_ms)).await
+    };
+    let now_ms = rig.clock.now_ms();
+    let late = ordered(1, now_ms - 1).await;
+    assert_eq!((late.status, late.due), (RunStatus::Refused, 0), "its caller has gone");
+    assert!(late.reason.is_some_and(|reason| reason.contains("too late")));
+    assert_eq!(ordered(48, now_ms).await, StaleReport { grace_period_hours: 48, ..completed(0, 0, 0) });
+    assert_eq!(ordered(1, now_ms).await, StaleReport { grace_period_hours: 1, ..completed(1, 1, 0) });
+    assert_eq!([rig.state(0).await, rig.state(1).await], [StateName::Deleted, StateName::Stale]);
+    assert_eq!(run(&rig).await, completed(0, 0, 0), "the next run has the set one");
+    assert_eq!(ordered(0, now_ms).await, StaleReport { grace_period_hours: 0, ..completed(1, 1, 0) });
+    assert_eq!(ordered(u64::MAX, now_ms).await.due, 0);
 }
 
 #[tokio::test]
@@ -105,7 +128,7 @@ async fn concurrent_run_and_sync_have_one_winner_per_sandbox() {
     rig.clock.advance(25 * HOUR);
     let running = tokio::spawn({
         let reconciler = Arc::clone(&rig.reconciler);
-        async move { reconciler.remove_stale().await }
+        async move { reconciler.remove_stale(&TickOrder::default()).await }
     });
     rig.faulty.paused().await;
     assert_eq!(rig.faulty.calls(), ["page", "forget"]);

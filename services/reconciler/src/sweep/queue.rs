@@ -20,10 +20,33 @@ impl Reconciler {
         &self,
         report: &mut SweepReport,
         skipped: &mut Skipped,
-    ) -> Result<(), SweepError> {
+    ) -> Result<Wanted, SweepError> {
         let wanted = self.wanted(skipped).await?;
         let queued = self.clear_queue(&wanted, report, skipped).await?;
-        self.announce_missing(&wanted, &queued, report).await
+        self.announce_missing(&wanted, &queued, report).await?;
+        Ok(wanted)
+    }
+
+    /// Counts the deletions that ended since the run has read which are wanted.
+    pub(super) async fn count_ended(
+        &self,
+        wanted: &Wanted,
+        report: &mut SweepReport,
+        skipped: &mut Skipped,
+    ) -> Result<(), SweepError> {
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let still_wanted = self.wanted(skipped).await?;
+        for id in wanted.keys().filter(|id| !still_wanted.contains_key(*id)) {
+            let found = self.ports.store.sandbox(id).await;
+            match skipped.unless_unreadable(found)?.flatten().map(|sandbox| sandbox.state) {
+                Some(State::Deleted(_)) => report.deleted += 1,
+                Some(State::DeletionFailed(_)) => report.failed += 1,
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     async fn wanted(&self, skipped: &mut Skipped) -> Result<Wanted, SweepError> {

@@ -245,6 +245,25 @@ async fn change_between_read_and_announcement_is_harmless() {
 }
 
 #[tokio::test]
+async fn deletions_that_end_during_the_run_are_counted() {
+    let rig = Rig::new();
+    rig.fill(4).await;
+    let mut wanted = BTreeMap::new();
+    for number in 0..3 {
+        wanted.insert(id(number), rig.release(number, NOW).await);
+    }
+    done(rig.store.finish_deletion(&id(0), Epoch::new(1), NOW, NOW.after(HOUR), None).await.unwrap());
+    done(rig.store.park_deletion(&id(1), Epoch::new(1), NOW).await.unwrap());
+    // One that nobody wanted when the run began.
+    finish(&rig, 3).await;
+    let mut report = SweepReport::default();
+    rig.reconciler.count_ended(&wanted, &mut report, &mut Skipped::default()).await.unwrap();
+    assert_eq!((report.deleted, report.failed), (1, 1));
+    let report = run(&rig).await;
+    assert_eq!((report.deleted, report.failed), (0, 0), "they had ended before this one began");
+}
+
+#[tokio::test]
 async fn run_announces_more_than_one_page() {
     let count = 2 * usize::from(PAGE_LIMIT) + 300;
     let rig = Rig::new();
@@ -299,8 +318,8 @@ async fn store_failure_is_reported_and_the_next_run_resumes() {
         broken += 1;
     }
     assert_eq!(
-        broken, 28,
-        "a page of each shard of both pools, in two states for the queue and five for the event log"
+        broken, 32,
+        "a page of each shard of both pools, in two states for the queue, five for the event log, and one to count"
     );
 }
 
