@@ -107,6 +107,17 @@ export const checks = {
     assert.equal((await fleet.admin("GET", `sandboxes/${id}`)).status, "available");
   },
 
+  "the end of the quarantine of a used sandbox is its deletion": async (rig) => {
+    const { page, fleet } = rig;
+    const { sandbox_id: id } = await fleet.claim("quarantined-1", "release-lab");
+    await openOne(rig, id);
+    await order(rig, "Quarantine", "smoke in it");
+    await says(page.locator("#said"), `Sandbox ${id} is quarantined now.`);
+    await order(rig, "Unquarantine", "not worth it");
+    await says(page.locator("#said"), `Sandbox ${id} is pending deletion now.`);
+    await eventually("the end", async () => (await rows(page.locator("#record")))[0][2] === "deleted");
+  },
+
   "a release ends the lease and deletes the sandbox": async (rig) => {
     const { page, fleet } = rig;
     const { sandbox_id: id } = await fleet.claim("released-1", "release-lab");
@@ -119,7 +130,10 @@ export const checks = {
     await rig.watch.expect([409], async () => {
       await order(rig, "Quarantine", "too late");
       await says(page.locator("#view .fault"), "INVALID_STATE");
+      assert.equal(await page.locator("#said").innerText(), "", "nothing is said of an earlier action");
     });
+    await page.goto(`${fleet.url}/console#sandboxes?status=deleted&owner=released-1`);
+    await eventually("the tombstone", async () => (await ids(page)).includes(id));
   },
 
   "records of stale sandboxes are removed after a question, and no others": async (rig) => {
@@ -132,8 +146,6 @@ export const checks = {
     };
     await eventually("two listings without them", isGone);
     await enter(rig, "sandboxes");
-    await page.goto(`${fleet.url}/console#sandboxes?status=deleted&owner=released-1`);
-    await eventually("the tombstone", async () => (await ids(page)).includes(id));
     const button = page.getByRole("button", { name: "Remove these records" });
     await says(page.locator("#list"), "lab-");
     assert.equal(await button.count(), 0);

@@ -1,10 +1,10 @@
-//! Operator actions: quarantine a sandbox, return it to use, or have it deleted. Each is one conditional write that
+//! Operator actions: quarantine a sandbox, end its quarantine, or have it deleted. Each is one conditional write that
 //! starts from what was just read, with actor and reason in the history; a repeat finds it done.
 
 use crate::deletions::parse_operator;
 use crate::{Allocator, decode, store_fault};
 use contract::{Fault, FaultCode, OrderReply, OrderRequest};
-use domain::{Order, Reason, Sandbox, State, StateName, UnixSeconds};
+use domain::{Deletion, DeletionCause, Order, Reason, Sandbox, State, StateName, UnixSeconds};
 use ports::bus::Request;
 use ports::store::{Identity, Store, StoreError, Write};
 
@@ -22,19 +22,22 @@ enum OperatorAction {
 // === impl OperatorAction ===
 
 impl OperatorAction {
-    /// The resulting state.
-    const fn leads_to(self) -> StateName {
+    /// Whether an earlier attempt of the same order has been applied to `sandbox`.
+    fn is_done(self, sandbox: &Sandbox) -> bool {
         match self {
-            Self::Quarantine => StateName::Quarantined,
-            Self::Unquarantine => StateName::Available,
-            Self::ForceRelease => StateName::PendingDeletion,
+            Self::Quarantine => sandbox.state.name() == StateName::Quarantined,
+            Self::Unquarantine => {
+                let is_ordered = |deletion: &Deletion| deletion.cause == DeletionCause::Operator;
+                sandbox.state.name() == StateName::Available || sandbox.deletion().is_some_and(is_ordered)
+            }
+            Self::ForceRelease => sandbox.deletion().is_some(),
         }
     }
 
-    /// Whether an earlier attempt of the same order has been applied to `sandbox`.
-    fn is_done(self, sandbox: &Sandbox) -> bool {
-        sandbox.state.name() == self.leads_to()
-            || (self == Self::ForceRelease && sandbox.deletion().is_some())
+    /// What is written for `sandbox`. One that was held never returns to use, so the end of its quarantine is its deletion.
+    fn step(self, sandbox: &Sandbox) -> Self {
+        let was_held = matches!(&sandbox.state, State::Quarantined { lease: Some(_), .. });
+        if self == Self::Unquarantine && was_held { Self::ForceRelease } else { self }
     }
 
     /// Whether the order is possible for `sandbox`.
@@ -45,11 +48,7 @@ impl OperatorAction {
         let needed = match (self, &sandbox.state) {
             (Self::Quarantine | Self::ForceRelease, State::Allocated(_))
             | (Self::Quarantine, State::Available)
-            | (Self::Unquarantine, State::Quarantined { since: _, reason: _, lease: None })
-            | (Self::ForceRelease, State::Quarantined { .. }) => return Ok(()),
-            (Self::Unquarantine, State::Quarantined { .. }) => {
-                "this sandbox was held and is used; release it instead"
-            }
+            | (Self::Unquarantine | Self::ForceRelease, State::Quarantined { .. }) => return Ok(()),
             (Self::Quarantine, _) => "only a sandbox that is free or held can be quarantined",
             (Self::Unquarantine, _) => "this sandbox is not quarantined",
             (Self::ForceRelease, _) => "only a sandbox that is held or quarantined can be released",
@@ -84,11 +83,12 @@ impl Allocator {
                 return Ok(OrderReply::of(&seen));
             }
             action.check(&seen)?;
-            if action == OperatorAction::Unquarantine {
+            let step = action.step(&seen);
+            if step == OperatorAction::Unquarantine {
                 self.check_account(request, &seen).await?;
             }
             let store = self.writer(&deadline).map_err(|late| late.fault(request))?;
-            let written = write_order(store, action, &seen, &order, self.ports.clock.now()).await;
+            let written = write_order(store, step, &seen, &order, self.ports.clock.now()).await;
             seen = match written.map_err(|error| store_fault(request, &error))? {
                 Write::Done(changed) => {
                     // A deletion is announced as well; the other orders only publish events.

@@ -52,7 +52,7 @@ pub(crate) async fn quarantine(
     params(("id" = String, Path, description = "the sandbox"), ("X-Operator" = Option<String>, Header, description = "the operator, if several share the token")),
     request_body(content = Why, example = json!({"reason": "smoke in it"})),
     responses(
-        (status = 200, description = "it is available again, or its deletion is wanted", body = contract::OrderReply), OfOrder)
+        (status = 200, description = "it is available again, or its deletion is wanted: `status` says which", body = contract::OrderReply), OfOrder)
 )]
 pub(crate) async fn unquarantine(
     State(relay): State<Relay>,

@@ -47,8 +47,6 @@ async fn owner_of_a_quarantined_sandbox_gets_another() {
     assert_eq!(rig.ask(Verb::Quarantine, order(1)).await.unwrap()["status"], "quarantined");
     let shown = rig.ask(Verb::Get, json!({"sandbox_id": "1", "owner": "p-1"})).await.unwrap();
     assert_eq!(shown["status"], "quarantined", "its last owner may look");
-    let fault = rig.ask(Verb::Unquarantine, order(1)).await.unwrap_err();
-    assert_eq!(fault.code, FaultCode::InvalidState);
     rig.add(2, "main").await;
     assert_eq!(held(&rig).await["sandbox_id"], "2", "the same owner and key");
     // The end of the old lease does not affect the new one.
@@ -56,6 +54,24 @@ async fn owner_of_a_quarantined_sandbox_gets_another() {
     rig.allocator.announcing.close();
     rig.allocator.announcing.wait().await;
     assert_eq!(held(&rig).await["sandbox_id"], "2");
+    let queued = rig.bus.queued_of(&PoolName::parse("main").unwrap(), &id(1)).await.unwrap();
+    assert_eq!(queued.len(), 1, "the deletion is announced");
+}
+
+#[tokio::test]
+async fn end_of_the_quarantine_of_a_used_sandbox_is_its_deletion() {
+    let rig = Rig::new();
+    rig.add(1, "main").await;
+    held(&rig).await;
+    rig.ask(Verb::Quarantine, order(1)).await.unwrap();
+    let gone = rig.ask(Verb::Unquarantine, order(1)).await.unwrap();
+    assert_eq!(
+        (&gone["status"], &gone["history"][3]["cause"], &gone["history"][3]["reason"]),
+        (&json!("pending_deletion"), &json!("ordered"), &json!("smoke in it"))
+    );
+    assert_eq!(rig.ask(Verb::Unquarantine, order(1)).await.unwrap(), gone, "a repeat");
+    rig.allocator.announcing.close();
+    rig.allocator.announcing.wait().await;
     let queued = rig.bus.queued_of(&PoolName::parse("main").unwrap(), &id(1)).await.unwrap();
     assert_eq!(queued.len(), 1, "the deletion is announced");
 }

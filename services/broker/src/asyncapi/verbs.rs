@@ -78,7 +78,7 @@ fn exchange(verb: Verb) -> Exchange {
         Verb::Extend => any_caller::<ExtendRequest, Allocation>("more time for my lease")
             .shown(&[examples::EXTEND], &[examples::ALLOCATION]),
         Verb::Quarantine => order("take a sandbox out of use"),
-        Verb::Unquarantine => order("put it back into use"),
+        Verb::Unquarantine => order("end its quarantine, and have it deleted if it was held"),
         Verb::ForceRelease => order("end its lease or quarantine and have it deleted"),
         Verb::Sandboxes => operator::<SandboxesRequest, SandboxesReply>("list sandboxes, page by page")
             .shown(&[examples::ASK_SANDBOXES], &[examples::SANDBOXES]),

@@ -7,7 +7,7 @@ import { action, change, confirmed, keepLooking } from "/console/work.js";
 const ORDERS = [
   ["release", "Release", "Its lease ends, and it is deleted at the provider. Its owner loses it."],
   ["quarantine", "Quarantine", "It is taken out of use until it is unquarantined; its lease ends."],
-  ["unquarantine", "Unquarantine", "A sandbox that was never held returns to the pool; any other one is deleted."],
+  ["unquarantine", "Unquarantine", "A sandbox that no owner held is available again; any other one is deleted at the provider."],
 ];
 
 export function sandbox(root, parameters, signal) {

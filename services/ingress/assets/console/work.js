@@ -95,6 +95,8 @@ export function action(text, key, notice, work) {
   button.addEventListener("click", async () => {
     if (button.getAttribute("aria-disabled") === "true") return;
     rest(true);
+    // What was done before says nothing about this one, which may fail.
+    say("");
     try {
       const words = await work();
       if (words) {
