@@ -67,7 +67,7 @@ pub(crate) struct How {
     force: Option<bool>,
 }
 
-/// `GET /v1/admin/stats`
+/// Counts the sandboxes of all pools, and of each.
 #[utoipa::path(
     get, path = "/v1/admin/stats", tag = "operators", extensions(("x-action" = json!(Action::Ask(Verb::Stats).as_str()))),
     responses(
@@ -84,7 +84,9 @@ pub(crate) async fn stats(
     Ok(pass_on(reply, StatusCode::OK))
 }
 
-/// `POST /v1/admin/sync`. With `?force=true` it follows any listing, and is refused while another sync waits.
+/// Starts a sync, which compares the provider's listing with the table.
+///
+/// With `force=true` it follows any listing, and is refused while another sync waits.
 #[utoipa::path(
     post, path = "/v1/admin/sync", tag = "operators", extensions(("x-action" = json!(Action::Run.as_str()))),
     params(
@@ -111,7 +113,7 @@ pub(crate) async fn sync(
     service.order(TickKind::SYNC, TickOrder::forced(by.as_str()), &facts).await
 }
 
-/// `POST /v1/admin/expire`
+/// Starts an expiry run, which ends leases that are over.
 #[utoipa::path(
     post, path = "/v1/admin/expire", tag = "operators", extensions(("x-action" = json!(Action::Run.as_str()))),
     params(("X-Operator" = Option<String>, Header, description = "the operator, if several share the token")),
@@ -130,7 +132,9 @@ pub(crate) async fn expire(
     service.run(TickKind::EXPIRY, &headers, &facts).await
 }
 
-/// `POST /v1/admin/cleanup`: the sweep, which announces deletions whose messages were lost.
+/// Starts a sweep, which announces deletions whose messages were lost.
+///
+/// Reapers delete all the time and not in this run: `deleted` and `failed` count the deletions that ended during it.
 #[utoipa::path(
     post, path = "/v1/admin/cleanup", tag = "operators", extensions(("x-action" = json!(Action::Run.as_str()))),
     params(("X-Operator" = Option<String>, Header, description = "the operator, if several share the token")),
@@ -150,7 +154,7 @@ pub(crate) async fn cleanup(
     service.run(TickKind::SWEEP, &headers, &facts).await
 }
 
-/// `POST /v1/admin/census`: counts the pools, and compares leases with claim items.
+/// Starts a census, which counts the pools, and compares leases with claim items.
 #[utoipa::path(
     post, path = "/v1/admin/census", tag = "operators", extensions(("x-action" = json!(Action::Run.as_str()))),
     params(("X-Operator" = Option<String>, Header, description = "the operator, if several share the token")),
@@ -169,7 +173,7 @@ pub(crate) async fn census(
     service.run(TickKind::CENSUS, &headers, &facts).await
 }
 
-/// `POST /v1/admin/auto-delete-stale`
+/// Removes the records of sandboxes that the provider has not listed for long.
 ///
 /// Another grace period than the set one is for this run only, and such a run is refused while an ordinary one waits. A
 /// shorter one needs a token that may remove records (`admin`).
@@ -210,7 +214,7 @@ fn may_remove_records(facts: &Facts) -> Result<(), Fault> {
     authorize(caller, Action::Ask(Verb::BulkDelete), Target { pool: None, owner: None })
 }
 
-/// `GET /v1/admin/reports/{kind}/{tick}`
+/// Shows the report of a run.
 #[utoipa::path(
     get, path = "/v1/admin/reports/{kind}/{tick}", tag = "operators", extensions(("x-action" = json!(Action::Report.as_str()))),
     params(("kind" = String, Path, description = "`sync`, `expiry`, `sweep`, `census` or `stale`"), ("tick" = u64, Path, description = "the sequence of the tick that the run must cover; 0 for any")),

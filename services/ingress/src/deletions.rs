@@ -70,7 +70,7 @@ pub(crate) struct Again {
 
 type PathKey = Result<Path<String>, PathRejection>;
 
-/// `GET /v1/admin/deletions`
+/// Lists the deletions that are not finished.
 #[utoipa::path(
     get, path = "/v1/admin/deletions", tag = "operators", extensions(("x-action" = json!(Action::Ask(Verb::Deletions).as_str()))),
     params(
@@ -92,7 +92,7 @@ pub(crate) async fn list(
     Ok(pass_on(reply, StatusCode::OK))
 }
 
-/// `GET /v1/admin/deletions/parked`
+/// Lists parked deletions.
 #[utoipa::path(
     get, path = "/v1/admin/deletions/parked", tag = "operators", extensions(("x-action" = json!(Action::Ask(Verb::Parked).as_str()))),
     params(("pool" = Option<String>, Query, description = "of this pool only"), ("reason" = Option<String>, Query, description = "whose reason contains this text"), ("cursor" = Option<u64>, Query, description = "the cursor of the last page"), ("limit" = Option<u32>, Query, description = "entries of a page, 1 to 100; 50 without it")),
@@ -110,7 +110,7 @@ pub(crate) async fn parked(
     Ok(pass_on(reply, StatusCode::OK))
 }
 
-/// `GET /v1/admin/deletions/{id}`
+/// Shows a deletion.
 #[utoipa::path(
     get, path = "/v1/admin/deletions/{id}", tag = "operators", extensions(("x-action" = json!(Action::Ask(Verb::Deletion).as_str()))),
     params(("id" = String, Path, description = "the sandbox, or the key of a message that no worker can read")),
@@ -128,7 +128,7 @@ pub(crate) async fn show(
     Ok(pass_on(reply, StatusCode::OK))
 }
 
-/// `POST /v1/admin/deletions/{id}/replay`
+/// Replays a parked deletion.
 #[utoipa::path(
     post, path = "/v1/admin/deletions/{id}/replay", tag = "operators", extensions(("x-action" = json!(Action::Ask(Verb::Replay).as_str()))),
     params(("id" = String, Path, description = "the sandbox, or the key of a message that no worker can read"), ("X-Operator" = Option<String>, Header, description = "the operator, if several share the token")),
@@ -148,7 +148,7 @@ pub(crate) async fn replay(
     Ok(pass_on(reply, StatusCode::OK))
 }
 
-/// `DELETE /v1/admin/deletions/{id}`
+/// Removes a parked message that no worker can read.
 #[utoipa::path(
     delete, path = "/v1/admin/deletions/{id}", tag = "operators", extensions(("x-action" = json!(Action::Ask(Verb::Remove).as_str()))),
     params(("id" = String, Path, description = "the sandbox, or the key of a message that no worker can read"), ("X-Operator" = Option<String>, Header, description = "the operator, if several share the token")),
@@ -168,8 +168,10 @@ pub(crate) async fn remove(
     Ok(pass_on(reply, StatusCode::OK))
 }
 
-/// `POST /v1/admin/deletions/replay?all=true`: one page of `limit`; without it page after page, until the last one or
-/// the deadline. Every page is a separate request to the workers; a page whose answer is lost is the last.
+/// Replays all parked deletions.
+///
+/// One page of `limit`; without it page after page, until the last one or the deadline. Every page is a separate
+/// request to the workers; a page whose answer is lost is the last.
 #[utoipa::path(
     post, path = "/v1/admin/deletions/replay", tag = "operators", extensions(("x-action" = json!(Action::Ask(Verb::ReplayAll).as_str()))),
     params(("all" = bool, Query, description = "has to be true"), ("pool" = Option<String>, Query, description = "of this pool only"), ("reason" = Option<String>, Query, description = "whose reason contains this text"), ("cursor" = Option<u64>, Query, description = "the cursor of the last call, with the same filters"), ("limit" = Option<u32>, Query, description = "number of deletions to process in this call, 1 to 100; without it as many as there is time for"), ("X-Operator" = Option<String>, Header, description = "the operator, if several share the token")),

@@ -106,7 +106,7 @@ struct Reading {
     _permit: OwnedSemaphorePermit,
 }
 
-/// `GET /v1/admin/events`
+/// Follows the events of all sandboxes.
 ///
 /// Server-Sent Events: one message per event, with its sequence in the event log as `id` and a CloudEvent as `data`. An
 /// answer ends after a quarter of an hour at the latest; reconnect with `Last-Event-ID`. A block with an `id` and

@@ -24,7 +24,7 @@ pub(crate) struct FleetService {
     pub(crate) discovery: Arc<dyn Discovery>,
 }
 
-/// `GET /v1/admin/fleet`: every worker, of every role, that answers now.
+/// Lists the live workers of every role.
 #[utoipa::path(
     get, path = "/v1/admin/fleet", tag = "operators", extensions(("x-action" = json!(Action::Fleet.as_str()))),
     responses(

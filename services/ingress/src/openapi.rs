@@ -31,7 +31,15 @@ use faults::{OfOpen, OfProbe};
         title = "Sandbox broker",
         description = "Hands out pre-created cloud sandboxes, takes them back, and deletes them without losing one. \
                        Times are Unix seconds. Every answer has X-Request-ID. Every failure has one shape; a program \
-                       acts on its code. Unknown paths are 404 NOT_FOUND, and wrong methods 405 METHOD_NOT_ALLOWED."
+                       acts on its code. Unknown paths are 404 NOT_FOUND, and wrong methods 405 METHOD_NOT_ALLOWED. A \
+                       path with one slash too many at its end is redirected (307)."
+    ),
+    tags(
+        (name = "labs", description = "What a lab does: get a sandbox, look at it, extend its lease, give it back. \
+                                       For a token with the role `lab` or `user`."),
+        (name = "operators", description = "What operators do: look at sandboxes, deletions and events, start runs, change \
+                                            pools. For a token with the role `operator` or `admin`; `read-only` may look."),
+        (name = "open", description = "What needs no token: health, metrics, this description, the console.")
     ),
     components(schemas(FaultBody)),
     modifiers(&Tokens),
@@ -92,14 +100,6 @@ pub(crate) async fn page() -> Response {
     file("text/html; charset=utf-8", include_str!("../assets/docs.html"))
 }
 
-/// The style sheet of Swagger UI.
-#[utoipa::path(
-    get, path = "/v1/docs/swagger-ui.css", tag = "open",
-    responses((status = 200, description = "a style sheet", body = String, content_type = "text/css"), OfOpen)
-)]
-pub(crate) async fn style() -> Result<Response, Failure> {
-    of_swagger_ui(STYLE, "text/css; charset=utf-8")
-}
 /// The same page as under `docs`, at the address of the predecessor's second page.
 #[utoipa::path(
     get, path = "/v1/redoc", tag = "open",
@@ -109,6 +109,14 @@ pub(crate) async fn redoc() -> Response {
     page().await
 }
 
+/// The style sheet of Swagger UI.
+#[utoipa::path(
+    get, path = "/v1/docs/swagger-ui.css", tag = "open",
+    responses((status = 200, description = "a style sheet", body = String, content_type = "text/css"), OfOpen)
+)]
+pub(crate) async fn style() -> Result<Response, Failure> {
+    of_swagger_ui(STYLE, "text/css; charset=utf-8")
+}
 
 /// Swagger UI.
 #[utoipa::path(
@@ -155,7 +163,8 @@ fn file(kind: &'static str, text: &'static str) -> Response {
 /// Whether the process is alive.
 #[utoipa::path(
     get, path = "/healthz", tag = "open",
-    responses((status = 200, description = "it is", body = serde_json::Value, example = json!({"status": "healthy"})), OfProbe)
+    responses((status = 200, description = "it is; with the time of its clock", body = serde_json::Value,
+               example = json!({"status": "healthy", "timestamp": 1_763_683_200})), OfProbe)
 )]
 pub(crate) async fn healthz(ops: State<Ops>) -> Response {
     ops::health(ops).await

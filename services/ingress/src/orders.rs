@@ -27,7 +27,7 @@ pub(crate) struct Why {
 
 type PathId = Result<Path<String>, PathRejection>;
 
-/// `POST /v1/admin/sandboxes/{id}/quarantine`
+/// Takes a sandbox out of use; its lease ends.
 #[utoipa::path(
     post, path = "/v1/admin/sandboxes/{id}/quarantine", tag = "operators", extensions(("x-action" = json!(Action::Ask(Verb::Quarantine).as_str()))),
     params(("id" = String, Path, description = "the sandbox"), ("X-Operator" = Option<String>, Header, description = "the operator, if several share the token")),
@@ -46,7 +46,7 @@ pub(crate) async fn quarantine(
     order(Verb::Quarantine, &relay, &facts, path, &headers, &body).await
 }
 
-/// `POST /v1/admin/sandboxes/{id}/unquarantine`
+/// Ends a quarantine: a sandbox that was never held is available again, and any other one is deleted.
 #[utoipa::path(
     post, path = "/v1/admin/sandboxes/{id}/unquarantine", tag = "operators", extensions(("x-action" = json!(Action::Ask(Verb::Unquarantine).as_str()))),
     params(("id" = String, Path, description = "the sandbox"), ("X-Operator" = Option<String>, Header, description = "the operator, if several share the token")),
@@ -65,7 +65,7 @@ pub(crate) async fn unquarantine(
     order(Verb::Unquarantine, &relay, &facts, path, &headers, &body).await
 }
 
-/// `POST /v1/admin/sandboxes/{id}/release`
+/// Ends the lease or the quarantine of a sandbox, and has it deleted.
 #[utoipa::path(
     post, path = "/v1/admin/sandboxes/{id}/release", tag = "operators", extensions(("x-action" = json!(Action::Ask(Verb::ForceRelease).as_str()))),
     params(("id" = String, Path, description = "the sandbox"), ("X-Operator" = Option<String>, Header, description = "the operator, if several share the token")),

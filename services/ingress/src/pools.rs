@@ -27,7 +27,7 @@ pub(crate) struct Expected {
 
 type PathPool = Result<Path<String>, PathRejection>;
 
-/// `GET /v1/pools`
+/// Lists the pools with their settings and counts.
 #[utoipa::path(
     get, path = "/v1/pools", tag = "operators", extensions(("x-action" = json!(Action::Ask(Verb::Pools).as_str()))),
     responses(
@@ -42,7 +42,7 @@ pub(crate) async fn list_pools(
     Ok(pass_on(reply, StatusCode::OK))
 }
 
-/// `GET /v1/pools/{name}`
+/// Shows a pool.
 #[utoipa::path(
     get, path = "/v1/pools/{name}", tag = "operators", extensions(("x-action" = json!(Action::Ask(Verb::Pool).as_str()))),
     params(("name" = String, Path, description = "the pool")),
@@ -60,7 +60,7 @@ pub(crate) async fn show_pool(
     Ok(pass_on(reply, StatusCode::OK))
 }
 
-/// `PUT /v1/pools/{name}`
+/// Creates a pool, or changes its settings.
 #[utoipa::path(
     put, path = "/v1/pools/{name}", tag = "operators", extensions(("x-action" = json!(Action::Ask(Verb::PutPool).as_str()))),
     params(
@@ -87,7 +87,7 @@ pub(crate) async fn put_pool(
     Ok(pass_on(reply, StatusCode::OK))
 }
 
-/// `POST /v1/pools/{name}/drain`
+/// Drains a pool: it grants no more leases and gets no new sandboxes.
 #[utoipa::path(
     post, path = "/v1/pools/{name}/drain", tag = "operators", extensions(("x-action" = json!(Action::Ask(Verb::DrainPool).as_str()))),
     params(
@@ -108,7 +108,7 @@ pub(crate) async fn drain_pool(
     order(Verb::DrainPool, &relay, &facts, path, expected, &headers).await
 }
 
-/// `DELETE /v1/pools/{name}`
+/// Removes a drained pool.
 #[utoipa::path(
     delete, path = "/v1/pools/{name}", tag = "operators", extensions(("x-action" = json!(Action::Ask(Verb::RemovePool).as_str()))),
     params(

@@ -43,7 +43,7 @@ pub(crate) struct BulkDeleteQuery {
     limit: Option<u32>,
 }
 
-/// `GET /v1/admin/sandboxes`
+/// Lists sandboxes, page by page.
 #[utoipa::path(
     get, path = "/v1/admin/sandboxes", tag = "operators", extensions(("x-action" = json!(Action::Ask(Verb::Sandboxes).as_str()))),
     params(
@@ -75,7 +75,7 @@ pub(crate) async fn list_sandboxes(
     Ok(pass_on(reply, StatusCode::OK))
 }
 
-/// `GET /v1/admin/sandboxes/{id}`
+/// Shows everything about a sandbox, with its history.
 #[utoipa::path(
     get, path = "/v1/admin/sandboxes/{id}", tag = "operators", extensions(("x-action" = json!(Action::Ask(Verb::Sandbox).as_str()))),
     params(("id" = String, Path, description = "the sandbox")),
@@ -108,7 +108,7 @@ pub(crate) async fn show_sandbox(
     Ok(pass_on(reply, StatusCode::OK))
 }
 
-/// `POST /v1/admin/bulk-delete`: one page of records in each call.
+/// Removes the records of stale sandboxes, one page in each call.
 #[utoipa::path(
     post, path = "/v1/admin/bulk-delete", tag = "operators", extensions(("x-action" = json!(Action::Ask(Verb::BulkDelete).as_str()))),
     params(

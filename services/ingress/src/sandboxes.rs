@@ -38,7 +38,7 @@ pub const LAB_DURATION_HEADER: &str = "X-Lab-Duration";
 
 type PathId = Result<Path<String>, PathRejection>;
 
-/// `POST /v1/allocate`
+/// Allocates a sandbox, or returns the one that this owner and key have already.
 #[utoipa::path(
     post, path = "/v1/allocate", tag = "labs", extensions(("x-action" = json!(Action::Ask(Verb::Allocate).as_str()))),
     params(
@@ -85,7 +85,7 @@ pub(crate) async fn allocate(
     Ok(pass_on(reply, success))
 }
 
-/// `POST /v1/sandboxes/{id}/mark-for-deletion`
+/// Gives a sandbox back: its lease ends, and it is deleted.
 #[utoipa::path(
     post, path = "/v1/sandboxes/{id}/mark-for-deletion", tag = "labs", extensions(("x-action" = json!(Action::Ask(Verb::Release).as_str()))),
     params(("id" = String, Path, description = "the sandbox"), ("X-Instruqt-Sandbox-ID" = String, Header, description = "the owner (Instruqt participant id); older scripts send `X-Track-ID`"),
@@ -113,7 +113,7 @@ pub(crate) async fn mark_for_deletion(
     Ok(pass_on(reply, StatusCode::OK))
 }
 
-/// `POST /v1/sandboxes/{id}/extend`
+/// Extends the lease of a sandbox.
 #[utoipa::path(
     post, path = "/v1/sandboxes/{id}/extend", tag = "labs", extensions(("x-action" = json!(Action::Ask(Verb::Extend).as_str()))),
     params(("id" = String, Path, description = "the sandbox"), ("X-Instruqt-Sandbox-ID" = String, Header, description = "the owner (Instruqt participant id); older scripts send `X-Track-ID`"),
@@ -147,7 +147,7 @@ pub(crate) async fn extend(
     Ok(pass_on(reply, StatusCode::OK))
 }
 
-/// `GET /v1/sandboxes/{id}`
+/// Shows a sandbox to its owner.
 #[utoipa::path(
     get, path = "/v1/sandboxes/{id}", tag = "labs", extensions(("x-action" = json!(Action::Ask(Verb::Get).as_str()))),
     params(("id" = String, Path, description = "the sandbox"), ("X-Instruqt-Sandbox-ID" = String, Header, description = "the owner (Instruqt participant id); older scripts send `X-Track-ID`")),

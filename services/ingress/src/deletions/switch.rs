@@ -40,7 +40,7 @@ pub(crate) struct Resumed {
     was_paused: Option<Pause>,
 }
 
-/// `POST /v1/admin/deletions/pause`
+/// Pauses all deletions.
 #[utoipa::path(
     post, path = "/v1/admin/deletions/pause", tag = "operators", extensions(("x-action" = json!(Action::Ask(Verb::Pause).as_str()))),
     params(("X-Operator" = Option<String>, Header, description = "the operator, if several share the token; `by` in the body has the same meaning")),
@@ -72,7 +72,7 @@ pub(crate) async fn pause(
     written(StatusCode::OK, &Paused { status: "paused", paused })
 }
 
-/// `POST /v1/admin/deletions/resume`
+/// Resumes deletions.
 #[utoipa::path(
     post, path = "/v1/admin/deletions/resume", tag = "operators", extensions(("x-action" = json!(Action::Ask(Verb::Resume).as_str()))),
     params(("X-Operator" = Option<String>, Header, description = "the operator, if several share the token")),
