@@ -177,6 +177,8 @@ on_every_shared_engine! {
 on_dynamodb! {
     tables {
         table_is_created_once,
+        time_to_live_is_switched_on_unless_the_setting_leaves_it_alone,
+        table_whose_time_to_live_cannot_be_switched_on_is_usable,
         concurrent_table_creation_succeeds_for_all,
         incompatible_table_is_refused_with_every_difference,
     }

@@ -1,11 +1,11 @@
 //! Creation of the table, and the refusal of a table that is not the broker's.
 
 use crate::engines::{SHARDS, Table};
-use ::dynamodb::DynamoStore;
 use ::dynamodb::table::{Ensured, TTL_ATTRIBUTE, TableError};
+use ::dynamodb::{DynamoConfig, DynamoStore};
 use aws_sdk_dynamodb::types::{
     AttributeDefinition, BillingMode, GlobalSecondaryIndex, KeySchemaElement, KeyType, Projection,
-    ProjectionType, ScalarAttributeType, TimeToLiveStatus,
+    ProjectionType, ScalarAttributeType, TimeToLiveSpecification, TimeToLiveStatus,
 };
 use harness::dynamodb;
 use ports::store::Store;
@@ -18,10 +18,40 @@ pub(crate) async fn table_is_created_once(table: Table) {
     let found = client.describe_table().table_name(&table.name).send().await.unwrap().table.unwrap();
     let billing = found.billing_mode_summary().and_then(|summary| summary.billing_mode());
     assert_eq!(billing, Some(&BillingMode::PayPerRequest));
-    let ttl = client.describe_time_to_live().table_name(&table.name).send().await.unwrap();
-    let ttl = ttl.time_to_live_description().unwrap();
-    assert_eq!(ttl.time_to_live_status(), Some(&TimeToLiveStatus::Enabled));
-    assert_eq!(ttl.attribute_name(), Some(TTL_ATTRIBUTE));
+    assert_eq!(ttl_attribute(&table).await.as_deref(), Some(TTL_ATTRIBUTE));
+}
+
+pub(crate) async fn time_to_live_is_switched_on_unless_the_setting_leaves_it_alone(table: Table) {
+    table.store.ensure_table().await.unwrap();
+    set_ttl(&table, TTL_ATTRIBUTE, false).await;
+    let config = dynamodb::config(table.endpoint, &table.name, SHARDS);
+    let leaves_it = DynamoStore::connect(&DynamoConfig { enables_ttl: false, ..config }).await;
+    assert_eq!(leaves_it.ensure_table().await.unwrap(), Ensured::Found);
+    assert_eq!(ttl_attribute(&table).await, None);
+    assert_eq!(table.store.ensure_table().await.unwrap(), Ensured::Found);
+    assert_eq!(ttl_attribute(&table).await.as_deref(), Some(TTL_ATTRIBUTE));
+}
+
+pub(crate) async fn table_whose_time_to_live_cannot_be_switched_on_is_usable(table: Table) {
+    table.store.ensure_table().await.unwrap();
+    set_ttl(&table, TTL_ATTRIBUTE, false).await;
+    set_ttl(&table, "other", true).await;
+    assert_eq!(table.store.ensure_table().await.unwrap(), Ensured::Found);
+    assert_eq!(ttl_attribute(&table).await.as_deref(), Some("other"));
+}
+
+async fn set_ttl(table: &Table, attribute: &str, enabled: bool) {
+    let specification = TimeToLiveSpecification::builder().enabled(enabled).attribute_name(attribute).build();
+    let request = dynamodb::client(table.endpoint).update_time_to_live().table_name(&table.name);
+    request.time_to_live_specification(specification.unwrap()).send().await.unwrap();
+}
+
+/// The attribute of the table's time to live; none while it is off.
+async fn ttl_attribute(table: &Table) -> Option<String> {
+    let request = dynamodb::client(table.endpoint).describe_time_to_live().table_name(&table.name);
+    let ttl = request.send().await.unwrap().time_to_live_description?;
+    let is_on = ttl.time_to_live_status() == Some(&TimeToLiveStatus::Enabled);
+    ttl.attribute_name.filter(|_| is_on)
 }
 
 pub(crate) async fn concurrent_table_creation_succeeds_for_all(table: Table) {

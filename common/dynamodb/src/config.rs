@@ -51,6 +51,8 @@ pub struct DynamoConfig {
     pub index_lag: Duration,
     /// Whether labs are listed from `GroupIndex` although the table has `LabIndex` (`STORE_READ_GROUP_INDEX`).
     pub reads_group_index: bool,
+    /// Whether time to live is switched on where it is off (`DYNAMODB_ENABLE_TTL`).
+    pub enables_ttl: bool,
     /// Time-out of one attempt of a call (`STORE_ATTEMPT_TIMEOUT_MS`).
     pub attempt_timeout: Duration,
     /// Time-out of a call with all its attempts (`STORE_OPERATION_TIMEOUT_MS`).
@@ -94,6 +96,11 @@ impl DynamoConfig {
             false,
             "list the sandboxes of a lab from GroupIndex although the table has LabIndex; a table without LabIndex is read from GroupIndex in any case (docs/operations.md)",
         );
+        let enables_ttl = settings.switch(
+            "DYNAMODB_ENABLE_TTL",
+            true,
+            "switch on the table's time to live, which removes tombstones and old claims, if it is off (needs dynamodb:UpdateTimeToLive); false leaves it as it is",
+        );
         let attempt_timeout = settings.millis(
             "STORE_ATTEMPT_TIMEOUT_MS",
             ATTEMPT_TIMEOUT_DEFAULT_MS,
@@ -117,6 +124,7 @@ impl DynamoConfig {
             shards,
             index_lag,
             reads_group_index,
+            enables_ttl,
             attempt_timeout,
             operation_timeout,
         }
@@ -157,6 +165,7 @@ impl DynamoStore {
             shards,
             index_lag,
             reads_group_index,
+            enables_ttl,
             attempt_timeout,
             operation_timeout,
         } = config;
@@ -180,6 +189,7 @@ impl DynamoStore {
             // The note of a supply may be older than the write that it announces by the time that a call may take.
             index_lag: if index_lag.is_zero() { Duration::ZERO } else { *index_lag + *operation_timeout },
             wants_group_index: *reads_group_index,
+            enables_ttl: *enables_ttl,
             reads_group_index: Arc::new(AtomicBool::new(*reads_group_index)),
             known: Arc::new(layout::Known::default()),
             unreadable: Arc::default(),

@@ -60,6 +60,8 @@ pub struct DynamoStore {
     index_lag: Duration,
     /// What the setting says about the index of labs.
     wants_group_index: bool,
+    /// Whether time to live is switched on where it is off.
+    enables_ttl: bool,
     /// The index that labs are listed from: `GroupIndex` or `LabIndex`. The check of the table decides.
     reads_group_index: Arc<AtomicBool>,
     known: Arc<layout::Known>,

@@ -12,6 +12,7 @@ use aws_sdk_dynamodb::types::{
     ProjectionType, ScalarAttributeType, TableDescription, TableStatus, TimeToLiveSpecification,
     TimeToLiveStatus,
 };
+use runtime::telemetry::Chain;
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -178,8 +179,8 @@ impl DynamoStore {
     /// Creates the table unless it exists, waits until it is active, checks its keys and the indexes that this process
     /// reads, and selects the index that labs are listed from.
     ///
-    /// Time to live is enabled on a table that was created here. On an existing table, only a warning says that it is
-    /// off, because the owner of that table decides about the cost. Safe to repeat and to run concurrently.
+    /// Time to live is switched on where it is off, unless the settings leave it alone. A table without it is usable, so
+    /// a failure is a warning. Safe to repeat and to run concurrently.
     ///
     /// # Errors
     /// [`TableError`] when a call fails, the table has other keys or indexes, or it does not become active.
@@ -205,15 +206,29 @@ impl DynamoStore {
             self.check_group_index(&description).await?;
         }
         self.reads_group_index.store(labs == GROUP_INDEX, Ordering::Relaxed);
-        if ensured == Ensured::Created {
-            self.enable_ttl().await?;
-        } else if !self.ttl_is_on().await? {
-            tracing::warn!(
-                table = self.table,
-                "time to live on `{TTL_ATTRIBUTE}` is off: tombstones and old claims will pile up"
-            );
+        if !self.ttl_is_on().await? {
+            self.turn_ttl_on().await;
         }
         Ok(ensured)
+    }
+
+    async fn turn_ttl_on(&self) {
+        if !self.enables_ttl {
+            tracing::warn!(
+                table = self.table,
+                "time to live on `{TTL_ATTRIBUTE}` is off, and DYNAMODB_ENABLE_TTL leaves it so: tombstones and old claims will pile up"
+            );
+            return;
+        }
+        match self.enable_ttl().await {
+            Ok(()) => tracing::info!(table = self.table, "time to live on `{TTL_ATTRIBUTE}` was switched on"),
+            Err(error) => tracing::warn!(
+                table = self.table,
+                error = %Chain(&error),
+                "time to live on `{TTL_ATTRIBUTE}` is off and cannot be switched on: tombstones and old claims will pile up; \
+                 permit dynamodb:UpdateTimeToLive, or switch it on",
+            ),
+        }
     }
 
     /// `GroupIndex` if the setting says so or there is nothing else, otherwise `LabIndex`.
@@ -272,8 +287,7 @@ impl DynamoStore {
         match request.send().await {
             Ok(_) => Ok(Ensured::Created),
             Err(error) => match error.as_service_error() {
-                // Another process was faster, or an earlier attempt succeeded and its reply was lost. Either way the
-                // table is new, so time to live has to be enabled here.
+                // Another process was faster, or an earlier attempt succeeded and its reply was lost.
                 Some(CreateTableError::ResourceInUseException(_)) => Ok(Ensured::Created),
                 _ => Err(self.failed("create_table", error)),
             },
