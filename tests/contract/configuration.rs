@@ -47,6 +47,19 @@ fn every_variable_has_one_meaning() {
 }
 
 #[test]
+fn settings_of_the_predecessor_are_unknown_and_their_replacements_are_known() {
+    let variables = Role::all().flat_map(|role| role.variables(&Unset));
+    let known: BTreeSet<_> = variables.map(|variable| variable.name).collect();
+    for (former, instead) in runtime::predecessor::SETTINGS {
+        assert!(!known.contains(former), "{former} is read, so it must not be reported");
+        let words = instead.split(|one: char| !one.is_ascii_uppercase() && one != '_');
+        let names: Vec<_> = words.filter(|word| word.contains('_')).collect();
+        assert!(names.iter().all(|name| known.contains(name)), "{former}: {instead}");
+        assert!(!names.is_empty() || instead.starts_with("remove it; "), "{former}: {instead}");
+    }
+}
+
+#[test]
 fn each_variable_is_read_in_one_module() {
     // The page would hide two meanings within one role, because it keeps the first. Tests may use any names.
     let mut places: BTreeMap<String, Vec<String>> = BTreeMap::new();

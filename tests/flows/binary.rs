@@ -198,6 +198,7 @@ async fn roles_in_separate_processes_form_a_fleet() {
         ("SIMULATOR_LISTEN", csp_text.as_str()),
         ("SIMULATOR_ACCOUNTS", "10"),
         ("DELETIONS_PER_MINUTE", "6000"),
+        ("SYNC_INTERVAL_SEC", "300"),
     ];
     let mut running = Vec::new();
     for role in ["simulator", "scheduler", "reconciler", "allocator", "reaper", "ingress"] {
@@ -222,6 +223,7 @@ async fn roles_in_separate_processes_form_a_fleet() {
         assert!(health.status().is_success(), "{role}");
         let metrics = client.get(format!("http://{ops}/metrics")).send().await.unwrap().text().await.unwrap();
         assert!(metrics.contains("process_cpu_seconds_total"), "{role}: {metrics}");
+        assert!(broker.output().contains("use SYNC_INTERVAL_SECONDS"), "{role}: {}", broker.output());
     }
     let claim = eventually("a pool", TIMEOUT, || async {
         let claim = api.allocate("student-1").await;

@@ -5,6 +5,7 @@ pub mod check;
 pub mod metrics;
 pub mod policy;
 pub mod pools;
+pub mod predecessor;
 pub mod recorder;
 pub mod restored;
 pub mod server_time;

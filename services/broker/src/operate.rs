@@ -146,6 +146,7 @@ const METRICS_INTRODUCTION: &str = "# Metrics\n\n\
 
 const INTRODUCTION: &str = "# Configuration\n\n\
     Every role reads its settings from the environment. All mistakes are reported together, before anything\n\
-    starts. This page is what `broker settings` prints; a test compares the two.\n\n\
+    starts. This page is what `broker settings` prints; a test compares the two. A setting of the predecessor that\n\
+    has another name here has no effect, and each start reports it with the new name.\n\n\
     `broker up` decides the addresses, the CSP's and the table's itself (see `broker up --help`), makes tokens\n\
     where the environment names none, and writes log lines as text; every other variable works there as well.\n";

@@ -10,6 +10,7 @@ use ports::clock::SystemClock;
 use ports::random::Rng;
 use prometheus::Registry;
 use runtime::policy::{read_stop_grace, read_worker_threads};
+use runtime::predecessor::warn_of_settings;
 use runtime::settings::{Env, Settings, Variable};
 use runtime::shutdown::Lifecycle;
 use runtime::telemetry::{LogFormat, TelemetryConfig};
@@ -85,6 +86,7 @@ impl Role {
         let read = self.read(&mut settings);
         let (process, backends, config) = settings.finish(read)?;
         process.telemetry.install();
+        warn_of_settings(env);
         let shared = Shared {
             clock: Arc::new(SystemClock),
             random: Arc::new(Rng::unseeded()),

@@ -14,6 +14,7 @@ use ports::clock::SystemClock;
 use ports::random::Rng;
 use prometheus::Registry;
 use runtime::policy::read_worker_threads;
+use runtime::predecessor::warn_of_settings;
 use runtime::settings::{Env, Settings};
 use runtime::shutdown::{Lifecycle, LifecycleError};
 use runtime::telemetry::{Chain, LogFormat, TelemetryConfig};
@@ -135,6 +136,7 @@ pub async fn run(options: Options, env: &dyn Env) -> anyhow::Result<()> {
     let telemetry = TelemetryConfig::read(&mut settings, LogFormat::Text);
     let _ = read_worker_threads(&mut settings);
     settings.finish(telemetry)?.install();
+    warn_of_settings(env);
     let directory = if options.ephemeral {
         std::env::temp_dir().join(format!("broker-{}", uuid::Uuid::now_v7()))
     } else {
