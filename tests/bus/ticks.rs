@@ -272,6 +272,7 @@ pub(crate) async fn last_census_is_shared_by_all_processes(engine: Engine) {
             labs,
             labs_left_out: 2,
             violations: BTreeMap::from([(Violation::HeldTwice.into(), 1)]),
+            oldest_deletions: BTreeMap::from([("main".to_owned(), taken_at - 5)]),
         };
         world.bus.keep_census(&census).await.unwrap();
         assert_eq!(other.last_census().await.unwrap(), Some(census));

@@ -46,8 +46,8 @@ fn with_added_fields(value: Value, is_message: bool) -> Value {
     let Value::Object(fields) = value else { return value };
     // The keys of this object are pool names, so no field can be added to it.
     let of_field = |(name, value): (String, Value)| {
-        // The same holds for these: their keys are names of labs and of promises.
-        if matches!(name.as_str(), "labs" | "violations") {
+        // The same holds for these: their keys are names of labs, promises and pools.
+        if matches!(name.as_str(), "labs" | "violations" | "oldest_deletions") {
             return (name, value);
         }
         let is_message = name != "pools";
@@ -378,8 +378,9 @@ fn reports_of_censuses_and_the_census_itself() {
         labs: BTreeMap::from([("main".to_owned(), BTreeMap::from([("dns-basics".to_owned(), 2)]))]),
         labs_left_out: 4,
         violations: Violation::iter().map(|kind| (kind.into(), 0)).collect(),
+        oldest_deletions: BTreeMap::from([("main".to_owned(), 1_763_683_100)]),
     };
-    assert_snapshot!(wire(&census), @r#"{"taken_at":1763683200,"total":3,"available":1,"allocated":2,"pending_deletion":0,"stale":0,"deletion_failed":0,"quarantined":0,"pools":{"main":{"total":3,"available":1,"allocated":2,"pending_deletion":0,"stale":0,"deletion_failed":0,"quarantined":0}},"labs":{"main":{"dns-basics":2}},"labs_left_out":4,"violations":{"claim_elsewhere":0,"claim_missing":0,"held_twice":0,"identity_twice":0}}"#);
+    assert_snapshot!(wire(&census), @r#"{"taken_at":1763683200,"total":3,"available":1,"allocated":2,"pending_deletion":0,"stale":0,"deletion_failed":0,"quarantined":0,"pools":{"main":{"total":3,"available":1,"allocated":2,"pending_deletion":0,"stale":0,"deletion_failed":0,"quarantined":0}},"labs":{"main":{"dns-basics":2}},"labs_left_out":4,"violations":{"claim_elsewhere":0,"claim_missing":0,"held_twice":0,"identity_twice":0},"oldest_deletions":{"main":1763683100}}"#);
     let report = CensusReport {
         status: RunStatus::Completed,
         census,
@@ -392,7 +393,7 @@ fn reports_of_censuses_and_the_census_itself() {
         duplicates_quarantined: 10,
     };
     let run = RunReport { tick: 21, duration_ms: 9, report: Report::Census(report) };
-    assert_snapshot!(wire(&run), @r#"{"tick":21,"duration_ms":9,"kind":"census","status":"completed","taken_at":1763683200,"total":3,"available":1,"allocated":2,"pending_deletion":0,"stale":0,"deletion_failed":0,"quarantined":0,"pools":{"main":{"total":3,"available":1,"allocated":2,"pending_deletion":0,"stale":0,"deletion_failed":0,"quarantined":0}},"labs":{"main":{"dns-basics":2}},"labs_left_out":4,"violations":{"claim_elsewhere":0,"claim_missing":0,"held_twice":0,"identity_twice":0},"checked":5,"unchecked":6,"raced":7,"claims_removed":8,"unreadable":1,"identities_made":9,"duplicates_quarantined":10}"#);
+    assert_snapshot!(wire(&run), @r#"{"tick":21,"duration_ms":9,"kind":"census","status":"completed","taken_at":1763683200,"total":3,"available":1,"allocated":2,"pending_deletion":0,"stale":0,"deletion_failed":0,"quarantined":0,"pools":{"main":{"total":3,"available":1,"allocated":2,"pending_deletion":0,"stale":0,"deletion_failed":0,"quarantined":0}},"labs":{"main":{"dns-basics":2}},"labs_left_out":4,"violations":{"claim_elsewhere":0,"claim_missing":0,"held_twice":0,"identity_twice":0},"oldest_deletions":{"main":1763683100},"checked":5,"unchecked":6,"raced":7,"claims_removed":8,"unreadable":1,"identities_made":9,"duplicates_quarantined":10}"#);
 }
 
 #[test]
@@ -421,8 +422,9 @@ fn the_largest_census_fits_under_its_key() {
         PoolStats { total: u64::MAX, available: u64::MAX, allocated: u64::MAX, ..PoolStats::default() };
     let pools: BTreeMap<String, PoolStats> =
         (0..50).map(|number| (format!("{number:0>64}"), stats)).collect();
+    let oldest_deletions = pools.keys().map(|pool| (pool.clone(), u64::MAX)).collect();
     let labs = BTreeMap::from([("main".to_owned(), labs)]);
-    let census = Census { pools, labs, ..Census::default() };
+    let census = Census { pools, labs, oldest_deletions, ..Census::default() };
     assert!(wire(&census).len() < 64 * 1_024 - 1_024, "{}", wire(&census).len());
 }
 

@@ -5,6 +5,7 @@ use harness::process::{Broker, Up, is_running, run};
 use harness::servers::{self, start_nats_on};
 use harness::wait::{TIMEOUT, eventually};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
@@ -179,6 +180,26 @@ async fn all_mistakes_in_the_environment_are_reported_together() {
     assert!(!error.contains("admin-token"), "no value is shown: {error}");
 }
 
+/// The texts in backticks.
+fn quoted(row: &str) -> Vec<String> {
+    row.split('`').skip(1).step_by(2).map(ToOwned::to_owned).collect()
+}
+
+/// Fails if a role exports a metric that docs/metrics.md lists for other roles only.
+fn assert_has_only_its_own(role: &str, exported: &str) {
+    let page = broker::operate::metrics_page().unwrap();
+    let sections = page.split("\n## ").skip(1).filter_map(|section| section.split_once('\n'));
+    let own: BTreeSet<String> = sections
+        .filter(|(roles, _)| roles.split(", ").any(|one| one == role))
+        .flat_map(|(_, table)| table.lines().filter_map(|row| quoted(row).into_iter().next()))
+        .collect();
+    let names = exported.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
+    let names: BTreeSet<_> = names.filter(|name| name.starts_with("broker_")).collect();
+    assert!(names.contains("broker_build_info"), "{role}: {exported}");
+    let foreign: Vec<_> = names.iter().filter(|name| !own.contains(**name)).collect();
+    assert!(foreign.is_empty(), "{role} exports {foreign:?}");
+}
+
 #[tokio::test]
 async fn roles_in_separate_processes_form_a_fleet() {
     let folder = tempfile::tempdir().unwrap();
@@ -223,6 +244,7 @@ async fn roles_in_separate_processes_form_a_fleet() {
         assert!(health.status().is_success(), "{role}");
         let metrics = client.get(format!("http://{ops}/metrics")).send().await.unwrap().text().await.unwrap();
         assert!(metrics.contains("process_cpu_seconds_total"), "{role}: {metrics}");
+        assert_has_only_its_own(role, &metrics);
         assert!(broker.output().contains("use SYNC_INTERVAL_SECONDS"), "{role}: {}", broker.output());
     }
     let claim = eventually("a pool", TIMEOUT, || async {

@@ -29,6 +29,9 @@ pub struct Census {
     /// How often each promise is broken; all of them are there, and zero if all is well.
     #[serde(default)]
     pub violations: BTreeMap<ViolationName, u64>,
+    /// By pool, when its oldest pending deletion was asked for, in Unix seconds; pools without one are not there.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub oldest_deletions: BTreeMap<String, u64>,
 }
 
 /// How the counts in an answer were come by.

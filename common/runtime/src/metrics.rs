@@ -2,7 +2,7 @@
 
 use prometheus::core::Collector;
 use prometheus::proto::MetricType;
-use prometheus::{Error, Registry};
+use prometheus::{Error, IntGauge, Registry};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -25,8 +25,12 @@ pub struct Metric {
 }
 
 /// The number of things that a worker has in progress. Clones share the number.
-#[derive(Clone, Debug, Default)]
-pub struct InFlight(Arc<AtomicU64>);
+#[derive(Clone, Debug)]
+pub struct InFlight {
+    count: Arc<AtomicU64>,
+    /// Exports the sum of all workers of the process.
+    gauge: IntGauge,
+}
 
 /// One thing in progress, until it is dropped.
 #[derive(Debug)]
@@ -35,17 +39,30 @@ pub struct UnderWay(InFlight);
 // === impl InFlight ===
 
 impl InFlight {
+    /// A number that `gauge` exports.
+    #[must_use]
+    pub fn shown_by(gauge: &IntGauge) -> Self {
+        Self { count: Arc::default(), gauge: gauge.clone() }
+    }
+
+    /// The number of another worker, which the same gauge exports.
+    #[must_use]
+    pub fn of_another_worker(&self) -> Self {
+        Self::shown_by(&self.gauge)
+    }
+
     /// Counts one more thing until the returned value is dropped.
     #[must_use]
     pub fn begin(&self) -> UnderWay {
-        self.0.fetch_add(1, Ordering::Relaxed);
+        self.count.fetch_add(1, Ordering::Relaxed);
+        self.gauge.inc();
         UnderWay(self.clone())
     }
 
     /// The current number.
     #[must_use]
     pub fn now(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+        self.count.load(Ordering::Relaxed)
     }
 }
 
@@ -53,7 +70,9 @@ impl InFlight {
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        self.0.0.fetch_sub(1, Ordering::Relaxed);
+        let Self(InFlight { count, gauge }) = self;
+        count.fetch_sub(1, Ordering::Relaxed);
+        gauge.dec();
     }
 }
 
@@ -159,12 +178,13 @@ mod tests {
 
     #[test]
     fn in_flight_is_counted_until_dropped() {
-        let in_flight = InFlight::default();
-        let (one, other) = (in_flight.begin(), in_flight.clone().begin());
-        assert_eq!(in_flight.now(), 2);
-        drop(one);
-        drop(other);
-        assert_eq!(in_flight.now(), 0);
+        let gauge = IntGauge::new("open", "Open ones").unwrap();
+        let in_flight = InFlight::shown_by(&gauge);
+        let other_worker = in_flight.of_another_worker();
+        let begun = (in_flight.begin(), in_flight.clone().begin(), other_worker.begin());
+        assert_eq!((in_flight.now(), other_worker.now(), gauge.get()), (2, 1, 3));
+        drop(begun);
+        assert_eq!((in_flight.now(), other_worker.now(), gauge.get()), (0, 0, 0));
     }
 
     #[test]

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
-use crate::metrics::Load;
+use crate::metrics::{Load, Refused};
 use crate::{Config, Metrics};
 use contract::{Fault, FaultCode, Verb};
 use ports::bus::Request;
@@ -68,8 +68,10 @@ impl Admission {
     /// Admission for the allocators of one process.
     #[must_use]
     pub fn new(config: &Config, metrics: &Metrics) -> Self {
-        let queue = Mutex::new(Queue::new(config.in_flight_max, config.latency_target));
-        Self { shared: Arc::new(Shared { queue, load: metrics.load() }) }
+        let queue = Queue::new(config.in_flight_max, config.latency_target);
+        let load = metrics.load();
+        load.show_limit(queue.limit());
+        Self { shared: Arc::new(Shared { queue: Mutex::new(queue), load }) }
     }
 
     /// A permit that does not count.
@@ -91,9 +93,9 @@ impl Admission {
         let (sender, receiver) = oneshot::channel();
         let now = Instant::now();
         let arrival = self.shared.lock().arrive(now, deadline, key_of(request), sender);
-        let verdict = match arrival {
-            Arrival::Go => Verdict::Go,
-            Arrival::Refused(after) => Verdict::Refused(after),
+        let (verdict, reason) = match arrival {
+            Arrival::Go => (Verdict::Go, Refused::OnArrival),
+            Arrival::Refused(after) => (Verdict::Refused(after), Refused::OnArrival),
             Arrival::Waits(name) => {
                 self.shared.load.waiting.inc();
                 let mut place = Place { shared: &self.shared, name, receiver };
@@ -101,13 +103,13 @@ impl Admission {
                     verdict = &mut place.receiver => verdict.ok(),
                     () = tokio::time::sleep_until(deadline.into()) => None,
                 };
-                verdict.unwrap_or_else(|| place.give_up())
+                (verdict.unwrap_or_else(|| place.give_up()), Refused::Waiting)
             }
         };
         match verdict {
             Verdict::Go => Ok(self.permit()),
             Verdict::Refused(after) => {
-                self.shared.load.refused.inc();
+                self.shared.load.refused(reason);
                 Err(refusal(after))
             }
         }
@@ -145,7 +147,7 @@ impl Shared {
         let verdicts = {
             let mut queue = self.lock();
             let verdicts = queue.finish(Instant::now(), took, end);
-            self.load.limit.set(i64::try_from(queue.limit()).unwrap_or(i64::MAX));
+            self.load.show_limit(queue.limit());
             verdicts
         };
         self.notify(verdicts);

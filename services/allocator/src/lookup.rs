@@ -73,7 +73,8 @@ impl Allocator {
         if age_seconds > age_max.as_secs() || !knows_pools {
             return None;
         }
-        let Census { taken_at, all, pools, labs, labs_left_out: _, violations: _ } = census;
+        let Census { taken_at, all, pools, labs, labs_left_out: _, violations: _, oldest_deletions: _ } =
+            census;
         let counted = Counted { by: CountedBy::Census.into(), at: taken_at, age_seconds };
         let labs = Some(labs);
         Some(StatsReply { all, pools, labs, counted: Some(counted), ..StatsReply::default() })

@@ -8,6 +8,7 @@ use runtime::metrics::{Collectors, InFlight, UnderWay, register_all};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
+use strum::IntoEnumIterator as _;
 
 /// From half a millisecond (a good claim on a local table takes about one) to the longest deadline.
 const LATENCY_BUCKETS_SECONDS: [f64; 14] =
@@ -32,9 +33,20 @@ pub struct Metrics {
 /// The metrics of admission.
 #[derive(Clone, Debug)]
 pub(crate) struct Load {
-    pub(crate) limit: IntGauge,
+    limit: IntGauge,
     pub(crate) waiting: IntGauge,
-    pub(crate) refused: IntCounter,
+    in_flight: IntGauge,
+    refused: IntCounterVec,
+}
+
+/// When a request was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr, strum::EnumIter)]
+#[strum(serialize_all = "snake_case")]
+pub(crate) enum Refused {
+    /// When it arrived.
+    OnArrival,
+    /// While it waited for a permit.
+    Waiting,
 }
 
 /// Counts of one worker. Discovery asks each worker for its own, and the caller adds them up.
@@ -53,6 +65,7 @@ impl Metrics {
     /// # Errors
     /// When a name is registered already.
     pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let load = Load::new()?;
         let metrics = Self {
             requests: IntCounterVec::new(
                 Opts::new("broker_allocator_requests_total", "Requests answered, by verb and outcome"),
@@ -96,9 +109,9 @@ impl Metrics {
                 ),
                 &["outcome"],
             )?,
-            load: Load::new()?,
             worker: Arc::default(),
-            in_flight: InFlight::default(),
+            in_flight: InFlight::shown_by(&load.in_flight),
+            load,
         };
         register_all(registry, metrics.collectors())?;
         Ok(metrics)
@@ -116,7 +129,7 @@ impl Metrics {
             candidate_rounds,
             health_checks,
             bulk_deletes,
-            load: Load { limit, waiting, refused },
+            load: Load { limit, waiting, in_flight, refused },
             worker: _,
             in_flight: _,
         } = self.clone();
@@ -131,6 +144,7 @@ impl Metrics {
             Box::new(bulk_deletes),
             Box::new(limit),
             Box::new(waiting),
+            Box::new(in_flight),
             Box::new(refused),
         ]
     }
@@ -143,7 +157,8 @@ impl Metrics {
     /// A handle for another worker of the same process.
     #[must_use]
     pub fn of_another_worker(&self) -> Self {
-        Self { worker: Arc::default(), in_flight: InFlight::default(), ..self.clone() }
+        let in_flight = self.in_flight.of_another_worker();
+        Self { worker: Arc::default(), in_flight, ..self.clone() }
     }
 
     /// Counts a running request until the returned value is dropped.
@@ -213,17 +228,45 @@ impl Metrics {
 
 impl Load {
     fn new() -> Result<Self, prometheus::Error> {
-        Ok(Self {
+        let load = Self {
             limit: IntGauge::new(
                 "broker_allocator_in_flight_limit",
                 "Limit of concurrent requests of the process; it falls while the store is slow",
             )?,
             waiting: IntGauge::new("broker_allocator_waiting_requests", "Requests that wait for a permit")?,
-            refused: IntCounter::new(
-                "broker_allocator_refused_requests_total",
-                "Requests that were refused because they could not be answered in time; nothing was written for them",
+            in_flight: IntGauge::new(
+                "broker_allocator_in_flight_requests",
+                "Requests that are worked on; those that wait for something other than the store may exceed the limit",
             )?,
-        })
+            refused: IntCounterVec::new(
+                Opts::new(
+                    "broker_allocator_refused_requests_total",
+                    "Requests that were refused because they could not be answered in time, by when: on_arrival, waiting; nothing was written for them",
+                ),
+                &["reason"],
+            )?,
+        };
+        // A rate needs the zero.
+        for reason in Refused::iter() {
+            load.refused.with_label_values(&[reason.as_str()]);
+        }
+        Ok(load)
+    }
+
+    pub(crate) fn show_limit(&self, requests: usize) {
+        self.limit.set(i64::try_from(requests).unwrap_or(i64::MAX));
+    }
+
+    pub(crate) fn refused(&self, reason: Refused) {
+        self.refused.with_label_values(&[reason.as_str()]).inc();
+    }
+}
+
+// === impl Refused ===
+
+impl Refused {
+    fn as_str(self) -> &'static str {
+        self.into()
     }
 }
 
@@ -249,7 +292,6 @@ impl ServiceInfo for Metrics {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use strum::IntoEnumIterator as _;
 
     #[test]
     fn counts_are_per_worker_and_metrics_per_process() {

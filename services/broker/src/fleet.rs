@@ -153,12 +153,17 @@ impl Fleet {
             Arc::clone(&self.shared.random),
         )
         .await?
-        .counting(self.metrics.upkeep.clone())
         .guarded_by(self.guard.clone())
         .showing(self.backends.shown.clone())
         .following(self.backends.pools.clone());
         self.buses.push(bus.clone());
         Ok(bus)
+    }
+
+    /// A connection of a worker, which maintains the streams.
+    async fn worker_bus(&mut self, name: &str) -> anyhow::Result<NatsBus> {
+        let upkeep = self.metrics.upkeep()?;
+        Ok(self.bus(name).await?.counting(upkeep))
     }
 
     /// The store.
@@ -267,7 +272,7 @@ impl Fleet {
         lifecycle: &mut Lifecycle,
         config: allocator::Config,
     ) -> anyhow::Result<()> {
-        let bus = self.bus("allocator").await?;
+        let bus = self.worker_bus("allocator").await?;
         let table = Arc::clone(self.table()?);
         let ports = allocator::Ports {
             clock: Arc::clone(&self.shared.clock),
@@ -278,12 +283,12 @@ impl Fleet {
             switch: Arc::new(bus.clone()) as Arc<dyn SwitchCache>,
             census: Arc::new(bus.clone()) as Arc<dyn CensusStore>,
             upkeep: Arc::new(bus.clone()) as Arc<dyn Upkeep>,
-            recorder: self.recorder(Arc::new(bus.clone())),
+            recorder: self.recorder(Arc::new(bus.clone()))?,
             providers: if config.health.is_some() { self.providers.clone() } else { Providers::default() },
             provider_names: Arc::new(self.backends.provider_names.clone()),
             pools: self.pools()?,
         };
-        let metrics = self.metrics.allocator.of_another_worker();
+        let metrics = self.metrics.allocator()?.of_another_worker();
         let admission =
             self.admission.get_or_insert_with(|| allocator::Admission::new(&config, &metrics)).clone();
         let allocator = allocator::Allocator::new(config, ports, metrics.clone()).sharing(admission);
@@ -317,7 +322,7 @@ impl Fleet {
         lifecycle: &mut Lifecycle,
         config: reaper::Config,
     ) -> anyhow::Result<()> {
-        let bus = Arc::new(self.bus("reaper").await?);
+        let bus = Arc::new(self.worker_bus("reaper").await?);
         self.deletion_control = Some(Arc::clone(&bus) as Arc<dyn DeletionControl>);
         let table = Arc::clone(self.table()?);
         let switch = Switchboard::new(
@@ -332,10 +337,12 @@ impl Fleet {
             providers: self.provider_ports(&bus, &switch),
             pools: self.pools()?,
             deletions: Arc::clone(&bus) as Arc<dyn Deletions>,
-            recorder: self.recorder(Arc::clone(&bus) as Arc<dyn EventLog>),
+            deletion_control: Arc::clone(&bus) as Arc<dyn DeletionControl>,
+            recorder: self.recorder(Arc::clone(&bus) as Arc<dyn EventLog>)?,
         };
-        self.show(lifecycle, &bus, Arc::new(self.metrics.reaper.clone()));
-        let reaper = reaper::Reaper::new(config, ports, self.metrics.reaper.clone());
+        let metrics = self.metrics.reaper()?;
+        self.show(lifecycle, &bus, Arc::new(metrics.clone()));
+        let reaper = reaper::Reaper::new(config, ports, metrics);
         let opening = self.opening(lifecycle, &bus)?;
         let ready = self.ready(lifecycle, "reaper", &bus, Some(opening), Maintenance::CreateMissing);
         let stop = self.workers_stop.clone();
@@ -357,7 +364,7 @@ impl Fleet {
         lifecycle: &mut Lifecycle,
         config: reconciler::Config,
     ) -> anyhow::Result<()> {
-        let bus = Arc::new(self.bus("reconciler").await?);
+        let bus = Arc::new(self.worker_bus("reconciler").await?);
         let table = Arc::clone(self.table()?);
         let ports = reconciler::Ports {
             clock: Arc::clone(&self.shared.clock),
@@ -370,11 +377,12 @@ impl Fleet {
             census: Arc::clone(&bus) as Arc<dyn CensusStore>,
             turns: Arc::clone(&bus) as Arc<dyn TickTurns>,
             ticks: Arc::clone(&bus) as Arc<dyn Ticks>,
-            recorder: self.recorder(Arc::clone(&bus) as Arc<dyn EventLog>),
+            recorder: self.recorder(Arc::clone(&bus) as Arc<dyn EventLog>)?,
         };
         self.notes.push(Arc::new(ListingNote(Arc::clone(&bus) as Arc<dyn Ticks>)));
-        self.show(lifecycle, &bus, Arc::new(self.metrics.reconciler.clone()));
-        let reconciler = reconciler::Reconciler::new(config, ports, self.metrics.reconciler.clone());
+        let metrics = self.metrics.reconciler()?;
+        self.show(lifecycle, &bus, Arc::new(metrics.clone()));
+        let reconciler = reconciler::Reconciler::new(config, ports, metrics);
         let opening = self.opening(lifecycle, &bus)?;
         let ready = self.ready(lifecycle, "reconciler", &bus, Some(opening), Maintenance::CorrectAll);
         let stop = self.workers_stop.clone();
@@ -396,13 +404,13 @@ impl Fleet {
         lifecycle: &mut Lifecycle,
         config: scheduler::Config,
     ) -> anyhow::Result<()> {
-        let bus = self.bus("scheduler").await?;
+        let bus = self.worker_bus("scheduler").await?;
         let clock = Arc::clone(&self.shared.clock);
         let ticks = Arc::new(bus.clone()) as Arc<dyn Ticks>;
-        self.show(lifecycle, &bus, Arc::new(self.metrics.scheduler.clone()));
+        let metrics = self.metrics.scheduler()?;
+        self.show(lifecycle, &bus, Arc::new(metrics.clone()));
         let turns = Arc::new(bus.clone()) as Arc<dyn TickTurns>;
-        let scheduler =
-            scheduler::Scheduler::new(config, clock, ticks, turns, self.metrics.scheduler.clone());
+        let scheduler = scheduler::Scheduler::new(config, clock, ticks, turns, metrics);
         let ready = self.ready(lifecycle, "scheduler", &bus, None, Maintenance::CreateMissing);
         let stop = self.workers_stop.clone();
         lifecycle.start("scheduler", async move {
@@ -535,8 +543,8 @@ impl Fleet {
         }
     }
 
-    fn recorder(&self, event_log: Arc<dyn EventLog>) -> Recorder {
-        Recorder::new(Arc::clone(&self.shared.clock), event_log, self.metrics.event_log.clone())
+    fn recorder(&mut self, event_log: Arc<dyn EventLog>) -> anyhow::Result<Recorder> {
+        Ok(Recorder::new(Arc::clone(&self.shared.clock), event_log, self.metrics.event_log()?))
     }
 
     /// The table for a role on this connection. The first call starts the watch of the table.
@@ -550,8 +558,7 @@ impl Fleet {
                 pools.keep(followed.as_ref(), &stop).await;
                 Ok::<(), std::convert::Infallible>(())
             });
-            let (guard, metrics, stop) =
-                (guard.clone(), self.metrics.table.clone(), self.workers_stop.clone());
+            let (guard, metrics, stop) = (guard.clone(), self.metrics.table()?, self.workers_stop.clone());
             lifecycle.start("table watch", async move {
                 watch.keep(&guard, &metrics, &stop).await;
                 stop.cancelled().await;

@@ -1,7 +1,7 @@
 //! Commands for operators.
 
 use crate::asyncapi;
-use crate::role::Role;
+use crate::role::{Role, build_info};
 use anyhow::Context as _;
 use contract::WorkerRole;
 use domain::PoolName;
@@ -104,34 +104,36 @@ pub fn definitions(env: &dyn Env) -> anyhow::Result<BTreeMap<String, String>> {
 /// When two roles have metrics of the same name.
 pub fn metrics_page() -> Result<String, prometheus::Error> {
     let mut page = String::from(METRICS_INTRODUCTION);
-    for (heading, collectors) in collectors(&Registry::new())? {
+    for (roles, collectors) in collectors(&Registry::new())? {
+        let names: Vec<&str> = roles.iter().map(|role| role.as_str()).collect();
         let rows = runtime::metrics::table_rows(&describe(&collectors));
-        page.push_str(&format!("\n## {heading}\n\n{rows}"));
+        page.push_str(&format!("\n## {}\n\n{rows}", names.join(", ")));
     }
     Ok(page)
 }
 
-/// The metrics of each role, and those that several roles have. The simulator has none, because it represents an
-/// external system.
-fn collectors(registry: &Registry) -> Result<[(&'static str, Collectors); 8], prometheus::Error> {
-    Ok([
-        (WorkerRole::Ingress.as_str(), ingress::Metrics::register(registry)?.collectors()),
-        (WorkerRole::Allocator.as_str(), allocator::Metrics::register(registry)?.collectors()),
-        (WorkerRole::Reaper.as_str(), reaper::Metrics::register(registry)?.collectors()),
-        (WorkerRole::Reconciler.as_str(), reconciler::Metrics::register(registry)?.collectors()),
-        (WorkerRole::Scheduler.as_str(), scheduler::Metrics::register(registry)?.collectors()),
-        (
-            "allocator, reaper, reconciler",
-            [
-                EventLogMetrics::register(registry)?.collectors(),
-                TableMetrics::register(registry)?.collectors(),
-            ]
-            .into_iter()
-            .flatten()
-            .collect(),
+/// The metrics of each role, and those that several roles have. The simulator has only those of the process, because it
+/// represents an external system.
+fn collectors(registry: &Registry) -> Result<Vec<(Vec<Role>, Collectors)>, prometheus::Error> {
+    use WorkerRole::{Allocator, Ingress, Reaper, Reconciler, Scheduler};
+    let of = |roles: &[WorkerRole], collectors: Collectors| -> (Vec<Role>, Collectors) {
+        (roles.iter().copied().map(Role::Worker).collect(), collectors)
+    };
+    let of_tables =
+        [EventLogMetrics::register(registry)?.collectors(), TableMetrics::register(registry)?.collectors()];
+    Ok(vec![
+        of(&[Ingress], ingress::Metrics::register(registry)?.collectors()),
+        of(&[Allocator], allocator::Metrics::register(registry)?.collectors()),
+        of(&[Reaper], reaper::Metrics::register(registry)?.collectors()),
+        of(&[Reconciler], reconciler::Metrics::register(registry)?.collectors()),
+        of(&[Scheduler], scheduler::Metrics::register(registry)?.collectors()),
+        of(&[Allocator, Reaper, Reconciler], of_tables.into_iter().flatten().collect()),
+        of(&[Allocator, Reaper, Reconciler, Scheduler], UpkeepMetrics::register(registry)?.collectors()),
+        of(
+            &[Ingress, Allocator, Reaper, Reconciler, Scheduler],
+            ClockMetrics::register(registry)?.collectors(),
         ),
-        ("allocator, reaper, reconciler, scheduler", UpkeepMetrics::register(registry)?.collectors()),
-        ("every role but the simulator", ClockMetrics::register(registry)?.collectors()),
+        (Role::all().collect(), build_info()?),
     ])
 }
 
@@ -140,9 +142,19 @@ const METRICS_INTRODUCTION: &str = "# Metrics\n\n\
     ingress does so on the port of its API as well. This page is what `broker metrics` prints; a test compares the\n\
     two, and another one finds every metric of a running fleet on this page.\n\n\
     A metric with labels has no series before something was counted, except where a rate needs the zero. A process\n\
-    shows the numbers of all workers; those of roles that it does not play stay at zero. Several workers of a role\n\
-    in one process count together. A histogram has the series `_bucket` (label `le`), `_sum` and `_count`; its times\n\
-    are in seconds. On Linux a process also shows `process_*`: CPU time, memory, file descriptors, threads, start.\n";
+    shows the metrics of the roles that it plays. Several workers of a role in one process count together. A\n\
+    histogram has the series `_bucket` (label `le`), `_sum` and `_count`; its times are in seconds. On Linux a\n\
+    process also shows `process_*`: CPU time, memory, file descriptors, threads, start.\n\n\
+    * Saturation is what is in flight, divided by its limit: `broker_allocator_in_flight_requests` and\n  \
+      `broker_allocator_in_flight_limit`, and likewise `broker_relay_…`, `broker_reaper_…` and\n  \
+      `broker_http_connections`.\n\
+    * Refusals: `broker_http_faults_total` by code, `broker_http_rate_limited_total` by limit,\n  \
+      `broker_allocator_refused_requests_total` by when, `broker_allocator_requests_total` by outcome.\n\
+    * Deletions: `broker_deletions_queued`; `broker_sandboxes` with the state `pending_deletion` counts all that are\n  \
+      wanted, and with `deletion_failed` the parked ones. The age of the oldest one is\n  \
+      `time() - broker_oldest_deletion_timestamp_seconds`.\n\
+    * Lag: `time() - max by (kind) (broker_last_run_timestamp_seconds)` since the last completed run, the last sync\n  \
+      among them, and likewise `broker_last_tick_timestamp_seconds` since the last tick.\n";
 
 const INTRODUCTION: &str = "# Configuration\n\n\
     Every role reads its settings from the environment. All mistakes are reported together, before anything\n\

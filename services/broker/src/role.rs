@@ -8,7 +8,8 @@ use contract::WorkerRole;
 use ops::{Ops, listen};
 use ports::clock::SystemClock;
 use ports::random::Rng;
-use prometheus::Registry;
+use prometheus::{IntGaugeVec, Opts, Registry};
+use runtime::metrics::{Collectors, register_all};
 use runtime::policy::{read_stop_grace, read_worker_threads};
 use runtime::predecessor::warn_of_settings;
 use runtime::settings::{Env, Settings, Variable};
@@ -18,6 +19,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use strum::IntoEnumIterator as _;
+
+/// The commit of a build that was not told its own (`BROKER_COMMIT`).
+const UNKNOWN_COMMIT: &str = "unknown";
 
 /// The role of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -92,7 +96,7 @@ impl Role {
             random: Arc::new(Rng::unseeded()),
             registry: Registry::new(),
         };
-        register_process_metrics(&shared.registry);
+        register_process_metrics(&shared.registry)?;
         let ops_listener = listen(process.ops_listen).await?;
         tracing::info!(role = self.as_str(), ops = %ops_listener.local_addr()?, "{} starts", self.as_str());
         let mut lifecycle = Lifecycle::new(process.grace);
@@ -233,14 +237,28 @@ async fn start(
     Ok(())
 }
 
-/// Metrics of this process: CPU, memory, file descriptors. Linux only.
-pub fn register_process_metrics(registry: &Registry) {
+/// Registers the metrics of the process: its build; on Linux also CPU, memory and file descriptors.
+///
+/// # Errors
+/// When they are registered already.
+pub fn register_process_metrics(registry: &Registry) -> Result<(), prometheus::Error> {
     #[cfg(target_os = "linux")]
     {
         let collector = prometheus::process_collector::ProcessCollector::for_self();
-        // Registered already if there are several fleets in one test process.
-        let _ = registry.register(Box::new(collector));
+        registry.register(Box::new(collector))?;
     }
-    #[cfg(not(target_os = "linux"))]
-    let _ = registry;
+    register_all(registry, build_info()?)
+}
+
+/// The build of this process as a metric.
+///
+/// # Errors
+/// Never; the name and the labels are valid.
+pub fn build_info() -> Result<Collectors, prometheus::Error> {
+    let opts =
+        Opts::new("broker_build_info", "Always 1; the labels are the version and the commit of the build");
+    let build = IntGaugeVec::new(opts, &["version", "commit"])?;
+    let commit = option_env!("BROKER_COMMIT").unwrap_or(UNKNOWN_COMMIT);
+    build.with_label_values(&[env!("CARGO_PKG_VERSION"), commit]).set(1);
+    Ok(vec![Box::new(build)])
 }

@@ -155,7 +155,7 @@ pub async fn run(options: Options, env: &dyn Env) -> anyhow::Result<()> {
     }
     let shared =
         Shared { clock: Arc::new(SystemClock), random: Arc::new(Rng::unseeded()), registry: Registry::new() };
-    register_process_metrics(&shared.registry);
+    register_process_metrics(&shared.registry)?;
     // The port that users type is bound first, so that the error comes before anything has started.
     let http = listen(options.http).await?;
     overlay.set("HTTP_LISTEN", http.local_addr()?.to_string());

@@ -55,6 +55,9 @@ impl Entry {
         let method = self.method.as_str();
         let route = self.matched.as_ref().map_or(UNMATCHED_ROUTE, MatchedPath::as_str);
         self.metrics.ended(&self.method, route, status, took);
+        if let Some(code) = code {
+            self.metrics.faulted(code);
+        }
         let duration_ms = took.as_secs_f64() * 1_000.0;
         let request_id = self.facts.request_id.as_str();
         let caller_name = self.facts.caller().map(|caller| caller.name.as_str());

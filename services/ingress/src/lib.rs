@@ -133,6 +133,7 @@ impl Ingress {
     /// When the registry already has metrics with these names.
     pub fn new(config: Config, ports: Ports, registry: Registry) -> Result<Self, prometheus::Error> {
         let metrics = Metrics::register(&registry)?;
+        metrics.relays_at_most(config.in_flight_max);
         let refresher = TokenRefresher::new(&config.tokens, ports.secrets.clone(), metrics.clone());
         let tls = config.tls.as_ref().map(|config| TlsReloader::new(config, metrics.clone()));
         let rates = Rates::new(&config.rates, &metrics);

@@ -1,7 +1,7 @@
 //! The metrics of the ingress. Labels come from fixed sets only, so that no caller can create series.
 
 use axum::http::{Method, StatusCode};
-use contract::{Role, WorkerRole};
+use contract::{FaultCode, Role, WorkerRole};
 use ports::bus::{ServiceInfo, WorkCounts};
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
@@ -12,9 +12,12 @@ use std::time::Duration;
 use strum::IntoEnumIterator as _;
 
 mod connections;
+mod relay;
 
 pub(crate) use connections::Closed;
 use connections::ConnectionMetrics;
+use relay::RelayMetrics;
+pub(crate) use relay::RetryReason;
 
 use crate::rates::Limit;
 
@@ -24,7 +27,8 @@ pub struct Metrics {
     requests: IntCounterVec,
     latency: HistogramVec,
     in_flight: IntGauge,
-    retries: IntCounterVec,
+    faults: IntCounterVec,
+    relay: RelayMetrics,
     undelivered: IntCounterVec,
     tokens: IntGaugeVec,
     tokens_file_bad: IntGauge,
@@ -32,16 +36,6 @@ pub struct Metrics {
     limited: IntCounterVec,
     limit_keys: IntGaugeVec,
     connections: ConnectionMetrics,
-}
-
-/// Why a relayed request was repeated.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr, strum::EnumIter)]
-#[strum(serialize_all = "snake_case")]
-pub(crate) enum RetryReason {
-    NoResponders,
-    NotHere,
-    Busy,
-    TimedOut,
 }
 
 /// Why a caller did not get a lease that was granted, or may have been.
@@ -78,14 +72,6 @@ impl Undelivery {
     }
 }
 
-// === impl RetryReason ===
-
-impl RetryReason {
-    fn as_str(self) -> &'static str {
-        self.into()
-    }
-}
-
 // === impl Metrics ===
 
 impl Metrics {
@@ -114,15 +100,19 @@ impl Metrics {
                 "broker_http_in_flight_requests",
                 "HTTP requests without an answer yet",
             )?,
+            faults: IntCounterVec::new(
+                Opts::new(
+                    "broker_http_faults_total",
+                    "Answers that refuse or fail, by the code of the fault",
+                ),
+                &["code"],
+            )?,
+            relay: RelayMetrics::new()?,
             undelivered: IntCounterVec::new(
                 Opts::new(
                     "broker_undelivered_leases_total",
                     "Claims whose caller got no lease although a worker granted one: late_reply (the worker replied after the error), caller_left (before the answer); and unknown: failed claims that may have been granted",
                 ),
-                &["reason"],
-            )?,
-            retries: IntCounterVec::new(
-                Opts::new("broker_relay_retries_total", "Relayed requests that were repeated, by reason"),
                 &["reason"],
             )?,
             tokens: IntGaugeVec::new(
@@ -163,9 +153,6 @@ impl Metrics {
         for why in Undelivery::iter() {
             self.undelivered.with_label_values(&[why.as_str()]);
         }
-        for reason in RetryReason::iter() {
-            self.retries.with_label_values(&[reason.as_str()]);
-        }
         for limit in Limit::iter() {
             self.limited.with_label_values(&[limit.as_str()]);
         }
@@ -181,7 +168,8 @@ impl Metrics {
             requests,
             latency,
             in_flight,
-            retries,
+            faults,
+            relay,
             undelivered,
             tokens,
             tokens_file_bad,
@@ -194,7 +182,7 @@ impl Metrics {
             Box::new(requests),
             Box::new(latency),
             Box::new(in_flight),
-            Box::new(retries),
+            Box::new(faults),
             Box::new(undelivered),
             Box::new(tokens),
             Box::new(tokens_file_bad),
@@ -202,6 +190,7 @@ impl Metrics {
             Box::new(limited),
             Box::new(limit_keys),
         ];
+        collectors.extend(relay.collectors());
         collectors.extend(connections.collectors());
         collectors
     }
@@ -218,6 +207,10 @@ impl Metrics {
         latency.observe(took.as_secs_f64());
     }
 
+    pub(crate) fn faulted(&self, code: FaultCode) {
+        self.faults.with_label_values(&[code.as_str()]).inc();
+    }
+
     /// Answers by status, over all routes.
     fn by_status(&self) -> BTreeMap<String, u64> {
         let mut sums = BTreeMap::new();
@@ -231,10 +224,6 @@ impl Metrics {
 
     pub(crate) fn undelivered(&self, why: Undelivery) {
         self.undelivered.with_label_values(&[why.as_str()]).inc();
-    }
-
-    pub(crate) fn retried(&self, reason: RetryReason) {
-        self.retries.with_label_values(&[reason.as_str()]).inc();
     }
 
     pub(crate) fn limited(&self, limit: Limit) {

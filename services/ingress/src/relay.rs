@@ -91,6 +91,7 @@ impl Relay {
         let Ok(_permit) = self.in_flight.try_acquire() else {
             return Err(self.full());
         };
+        let _under_way = self.metrics.relay_begins();
         let body = serde_json::to_vec(request)
             .map_err(|_| Fault::new(FaultCode::InternalError, "the request could not be written"))?;
         let deadline_ms = self.deadline_ms();

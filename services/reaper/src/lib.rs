@@ -27,7 +27,7 @@ mod reap;
 mod throttle;
 
 use domain::ProviderName;
-use ports::bus::{BusError, DeletionQueue, Deletions, ProviderThrottle};
+use ports::bus::{BusError, DeletionControl, DeletionQueue, Deletions, ProviderThrottle, Worker};
 use ports::clock::Clock;
 use ports::provider::Provider;
 use ports::random::Random;
@@ -36,13 +36,18 @@ use runtime::policy::read_tombstone_kept;
 use runtime::pools::PoolWatch;
 use runtime::recorder::Recorder;
 use runtime::settings::Settings;
+use runtime::telemetry::Chain;
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 pub use metrics::Metrics;
 pub use prepare::FailurePolicy;
+
+/// Time between two looks at the depth of the queue, for the metrics.
+const QUEUE_SHOW_PERIOD: Duration = Duration::from_secs(10);
 
 /// The settings of a reaper.
 #[derive(Clone, Debug)]
@@ -76,6 +81,8 @@ pub struct Ports {
     pub pools: PoolWatch,
     /// Stores parked deletions.
     pub deletions: Arc<dyn Deletions>,
+    /// Shows the queue.
+    pub deletion_control: Arc<dyn DeletionControl>,
     /// Publishes events.
     pub recorder: Recorder,
 }
@@ -143,6 +150,7 @@ impl Reaper {
     /// A reaper that counts into `metrics`.
     #[must_use]
     pub fn new(config: Config, ports: Ports, metrics: Metrics) -> Self {
+        metrics.works_on(config.in_flight_max);
         Self { config, ports, metrics }
     }
 
@@ -152,6 +160,25 @@ impl Reaper {
     /// [`BusError`] when the queue cannot be consumed.
     pub async fn run(self, queue: &dyn DeletionQueue, stop: CancellationToken) -> Result<(), BusError> {
         let in_flight_max = self.config.in_flight_max;
-        queue.consume(Arc::new(self), in_flight_max, stop).await
+        let reaper = Arc::new(self);
+        tokio::select! {
+            ended = queue.consume(Arc::clone(&reaper) as Arc<dyn Worker>, in_flight_max, stop) => ended,
+            never = reaper.show_queue() => match never {},
+        }
+    }
+
+    /// Exports the depth of the queue.
+    pub(crate) async fn show_queue(&self) -> Infallible {
+        let mut shown = BTreeMap::new();
+        loop {
+            match self.ports.deletion_control.status().await {
+                Ok(status) => {
+                    self.metrics.show_queue(&shown, &status.pools);
+                    shown = status.pools;
+                }
+                Err(error) => tracing::debug!(error = %Chain(&error), "the depth of the queue is unknown"),
+            }
+            self.ports.clock.sleep(QUEUE_SHOW_PERIOD).await;
+        }
     }
 }

@@ -1,15 +1,22 @@
 //! The metrics of a reaper: every name, help text, label and bucket.
 
 use contract::WorkerRole;
-use domain::ProviderName;
+use contract::throttle::PoolDeletions;
+use domain::{Preparation, ProviderName};
 use ports::bus::{ServiceInfo, ThrottleView, WorkCounts};
 use prometheus::{
-    Histogram, HistogramOpts, HistogramTimer, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    Histogram, HistogramOpts, HistogramTimer, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry,
 };
 use runtime::metrics::{Collectors, InFlight, UnderWay, counted, register_all};
+use std::collections::BTreeMap;
 
 /// A delete at the CSP takes 3 to 10 s, so the buckets are dense there and end at its time-outs.
 const CALL_BUCKETS_SECONDS: [f64; 11] = [0.05, 0.25, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 20.0, 60.0];
+
+/// Places of a deletion in the queue.
+const WAITING: &str = "waiting";
+const UNDER_WAY: &str = "under_way";
 
 /// Outcomes that are failures.
 const ATTEMPT_FAILED: &str = "attempt_failed";
@@ -23,7 +30,24 @@ pub struct Metrics {
     paused: IntGauge,
     breaker_open: IntGaugeVec,
     rate: IntGaugeVec,
+    load: Load,
+    pre_clean: PreClean,
     in_flight: InFlight,
+}
+
+/// What this process and the queue have to do.
+#[derive(Clone, Debug)]
+struct Load {
+    in_flight: IntGauge,
+    limit: IntGauge,
+    queued: IntGaugeVec,
+}
+
+/// The counters of the pre-clean.
+#[derive(Clone, Debug)]
+struct PreClean {
+    results: IntCounterVec,
+    services: IntCounter,
 }
 
 // === impl Metrics ===
@@ -68,8 +92,9 @@ impl Metrics {
             ),
             &["provider"],
         )?;
-        let in_flight = InFlight::default();
-        let metrics = Self { outcomes, calls, paused, breaker_open, rate, in_flight };
+        let (load, pre_clean) = (Load::new()?, PreClean::new()?);
+        let in_flight = InFlight::shown_by(&load.in_flight);
+        let metrics = Self { outcomes, calls, paused, breaker_open, rate, load, pre_clean, in_flight };
         register_all(registry, metrics.collectors())?;
         Ok(metrics)
     }
@@ -77,8 +102,22 @@ impl Metrics {
     /// All of them.
     #[must_use]
     pub fn collectors(&self) -> Collectors {
-        let Self { outcomes, calls, paused, breaker_open, rate, in_flight: _ } = self.clone();
-        vec![Box::new(outcomes), Box::new(calls), Box::new(paused), Box::new(breaker_open), Box::new(rate)]
+        let Self { outcomes, calls, paused, breaker_open, rate, load, pre_clean, in_flight: _ } =
+            self.clone();
+        let Load { in_flight, limit, queued } = load;
+        let PreClean { results, services } = pre_clean;
+        vec![
+            Box::new(outcomes),
+            Box::new(calls),
+            Box::new(paused),
+            Box::new(breaker_open),
+            Box::new(rate),
+            Box::new(in_flight),
+            Box::new(limit),
+            Box::new(queued),
+            Box::new(results),
+            Box::new(services),
+        ]
     }
 
     /// Updates the metrics of the throttle.
@@ -86,7 +125,39 @@ impl Metrics {
         let provider = &[provider.as_str()];
         self.paused.set(i64::from(view.is_paused));
         self.breaker_open.with_label_values(provider).set(i64::from(view.is_broken));
-        self.rate.with_label_values(provider).set(i64::try_from(view.rate_per_minute).unwrap_or(i64::MAX));
+        self.rate.with_label_values(provider).set(gauge(view.rate_per_minute));
+    }
+
+    /// Updates the depth of the queue of each pool; pools of `former` without a queue lose their series.
+    pub(crate) fn show_queue(
+        &self,
+        former: &BTreeMap<String, PoolDeletions>,
+        queues: &BTreeMap<String, PoolDeletions>,
+    ) {
+        for gone in former.keys().filter(|pool| !queues.contains_key(*pool)) {
+            for place in [WAITING, UNDER_WAY] {
+                // Another reaper of the process may have removed it.
+                let _ = self.load.queued.remove_label_values(&[gone, place]);
+            }
+        }
+        for (pool, queue) in queues {
+            for (place, count) in [(WAITING, queue.waiting), (UNDER_WAY, queue.under_way)] {
+                self.load.queued.with_label_values(&[pool, place]).set(gauge(count));
+            }
+        }
+    }
+
+    /// Another reaper of this process works on at most this number of deletions at once.
+    pub(crate) fn works_on(&self, in_flight_max: usize) {
+        self.load.limit.add(i64::try_from(in_flight_max).unwrap_or(i64::MAX));
+    }
+
+    /// Counts a pre-clean that was tried.
+    pub(crate) fn pre_cleaned(&self, result: &Preparation) {
+        self.pre_clean.results.with_label_values(&[result.as_str()]).inc();
+        if let Preparation::Done { count } = result {
+            self.pre_clean.services.inc_by(u64::from(*count));
+        }
     }
 
     /// Counts a running delivery until the returned value is dropped.
@@ -145,4 +216,50 @@ impl ServiceInfo for Metrics {
     fn further(&self) -> Vec<(String, u64)> {
         counted(&self.outcomes).into_iter().collect()
     }
+}
+
+// === impl Load ===
+
+impl Load {
+    fn new() -> Result<Self, prometheus::Error> {
+        Ok(Self {
+            in_flight: IntGauge::new("broker_reaper_in_flight_deletions", "Deletions that are worked on")?,
+            limit: IntGauge::new(
+                "broker_reaper_in_flight_limit",
+                "Limit of deletions that the reapers of the process work on at once",
+            )?,
+            queued: IntGaugeVec::new(
+                Opts::new(
+                    "broker_deletions_queued",
+                    "Deletions of a pool in the queue of the fleet: waiting (for a reaper), under_way (with a reaper); \
+                     retries before their time are not among them; every reaper shows the same",
+                ),
+                &["pool", "place"],
+            )?,
+        })
+    }
+}
+
+// === impl PreClean ===
+
+impl PreClean {
+    fn new() -> Result<Self, prometheus::Error> {
+        Ok(Self {
+            results: IntCounterVec::new(
+                Opts::new(
+                    "broker_pre_cleans_total",
+                    "Pre-cleans that were tried, by result: cleaned, shadowed (counted only), skipped (nothing to do), failed",
+                ),
+                &["result"],
+            )?,
+            services: IntCounter::new(
+                "broker_pre_clean_services_deleted_total",
+                "Services that pre-cleans deleted",
+            )?,
+        })
+    }
+}
+
+fn gauge(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
 }

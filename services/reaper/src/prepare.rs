@@ -104,13 +104,16 @@ impl Reaper {
         let id = &wanted.id;
         match provider.prepare_delete(&wanted.target).await {
             Ok(prepared) => {
-                let preparation = record_of(&prepared).after(earlier);
+                let result = record_of(&prepared);
+                self.metrics.pre_cleaned(&result);
+                let preparation = result.after(earlier);
                 tracing::info!(sandbox.id = id.as_str(), pre_clean = %preparation, "cleared {id}");
                 Clearing::Over(preparation)
             }
             Err(error) => {
                 let (policy, reason) = (self.config.failure_policy, error.to_string());
                 let attempt = wanted.deletion.attempts.saturating_add(1);
+                self.metrics.pre_cleaned(&Preparation::failed(&reason, false));
                 if policy.goes_on(attempt, &error) {
                     tracing::error!(
                         sandbox.id = id.as_str(),

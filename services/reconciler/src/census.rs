@@ -7,7 +7,7 @@ use crate::Reconciler;
 use contract::RunStatus;
 use contract::census::LABS_MAX;
 use contract::{Census, CensusReport, PoolStats, Violation};
-use domain::{PoolName, Sandbox, StateName};
+use domain::{PoolName, Sandbox, State, StateName, UnixSeconds};
 use futures_util::{StreamExt as _, stream};
 use ports::bus::BusError;
 use ports::store::{SortRange, StateQuery, StoreError, Unreadable};
@@ -46,6 +46,8 @@ struct Part {
     state: StateName,
     count: u64,
     labs: BTreeMap<String, u64>,
+    /// When the oldest pending deletion was asked for.
+    oldest_deletion: Option<UnixSeconds>,
     cases: Vec<Case>,
     unreadable: Vec<Unreadable>,
 }
@@ -118,7 +120,7 @@ impl Reconciler {
         let parts = stream::iter(queries).map(|query| self.count_shard(query));
         let mut parts = parts.buffer_unordered(SHARDS_AT_ONCE_MAX);
         while let Some(part) = parts.next().await {
-            let Part { pool, state, count, labs, cases: more, unreadable } = part?;
+            let Part { pool, state, count, labs, oldest_deletion, cases: more, unreadable } = part?;
             skipped.take(unreadable);
             if count == 0 {
                 // An empty pool that is not configured is not shown.
@@ -128,6 +130,10 @@ impl Reconciler {
             if let Some(of_state) = stats.of_mut(state) {
                 *of_state += count;
                 stats.total += count;
+            }
+            if let Some(asked) = oldest_deletion {
+                let oldest = census.oldest_deletions.entry(pool.to_string()).or_insert(u64::MAX);
+                *oldest = asked.get().min(*oldest);
             }
             for (lab, held) in labs {
                 *census.labs.entry(pool.to_string()).or_default().entry(lab).or_default() += held;
@@ -143,8 +149,15 @@ impl Reconciler {
 
     async fn count_shard(&self, query: StateQuery) -> Result<Part, StoreError> {
         let StateQuery { pool, state, .. } = query.clone();
-        let mut part =
-            Part { pool, state, count: 0, labs: BTreeMap::new(), cases: Vec::new(), unreadable: Vec::new() };
+        let mut part = Part {
+            pool,
+            state,
+            count: 0,
+            labs: BTreeMap::new(),
+            oldest_deletion: None,
+            cases: Vec::new(),
+            unreadable: Vec::new(),
+        };
         if !Case::is_in(state) {
             part.count = self.ports.store.count(&query).await?;
             return Ok(part);
@@ -174,6 +187,10 @@ impl Part {
         self.count += 1;
         if let Some(lab) = sandbox.lease().and_then(|lease| lease.lab.as_ref()) {
             *self.labs.entry(lab.to_string()).or_default() += 1;
+        }
+        if let State::PendingDeletion(deletion) = &sandbox.state {
+            let oldest = self.oldest_deletion.unwrap_or(deletion.requested_at);
+            self.oldest_deletion = Some(deletion.requested_at.min(oldest));
         }
         self.cases.extend(Case::of(sandbox));
     }

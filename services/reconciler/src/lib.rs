@@ -213,8 +213,11 @@ impl Reconciler {
 
     async fn run_tick(&self, tick: &Tick, order: &TickOrder) -> Report {
         let _under_way = self.metrics.begin();
+        let (kind, began) = (tick.definition.kind, self.ports.clock.monotonic());
         let report = (tick.run)(self, order).await;
-        self.metrics.ran(tick.definition.kind, &report);
+        self.metrics.ran(kind, &report);
+        let took = self.ports.clock.monotonic().saturating_sub(began);
+        self.metrics.timed(kind, report.status(), self.ports.clock.now(), took);
         report
     }
 

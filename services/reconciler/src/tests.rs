@@ -296,6 +296,25 @@ async fn tick_starts_its_run_and_publishes_the_report() {
     running.await.unwrap().unwrap();
 }
 
+#[tokio::test]
+async fn only_completed_runs_move_the_time_of_the_last_run() {
+    let rig = Rig::new();
+    rig.list(0..3);
+    let last = || rig.metric("broker_last_run_timestamp_seconds", &["sync"]);
+    rig.run(TickKind::SYNC).await;
+    assert_eq!(last(), NOW.get());
+    rig.clock.advance(HOUR);
+    rig.provider.script_list(Err(ProviderError::Failed { message: "down".to_owned() }));
+    assert_eq!(rig.run(TickKind::SYNC).await.status(), RunStatus::Failed);
+    assert_eq!(last(), NOW.get());
+    rig.run(TickKind::SYNC).await;
+    assert_eq!(last(), NOW.after(HOUR).get());
+    let runs = rig.registry.gather();
+    let runs = runs.iter().find(|family| family.name() == "broker_run_seconds").unwrap();
+    assert_eq!(runs.get_metric()[0].get_histogram().get_sample_count(), 3, "failed ones take time as well");
+    assert_eq!(rig.metric("broker_runs_in_flight", &[]), 0);
+}
+
 #[test]
 fn settings_have_their_documented_defaults() {
     let env = BTreeMap::new();

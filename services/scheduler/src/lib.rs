@@ -23,7 +23,7 @@ mod schedule;
 use contract::{TickKind, WorkerRole};
 use ports::bus::{ServiceInfo, TickTurns, Ticks, WorkCounts};
 use ports::clock::Clock;
-use prometheus::{IntCounterVec, Opts, Registry};
+use prometheus::{IntCounterVec, IntGaugeVec, Opts, Registry};
 use runtime::metrics::{Collectors, counted, register_all};
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -36,6 +36,7 @@ pub use config::Config;
 #[derive(Clone, Debug)]
 pub struct Metrics {
     ticks: IntCounterVec,
+    last_tick: IntGaugeVec,
 }
 
 /// A scheduler.
@@ -63,7 +64,14 @@ impl Metrics {
             ),
             &["kind", "result"],
         )?;
-        let metrics = Self { ticks };
+        let last_tick = IntGaugeVec::new(
+            Opts::new(
+                "broker_last_tick_timestamp_seconds",
+                "When the last tick of a kind was published, by this scheduler or another one, in Unix seconds",
+            ),
+            &["kind"],
+        )?;
+        let metrics = Self { ticks, last_tick };
         register_all(registry, metrics.collectors())?;
         Ok(metrics)
     }
@@ -71,8 +79,14 @@ impl Metrics {
     /// All of them.
     #[must_use]
     pub fn collectors(&self) -> Collectors {
-        let Self { ticks } = self.clone();
-        vec![Box::new(ticks)]
+        let Self { ticks, last_tick } = self.clone();
+        vec![Box::new(ticks), Box::new(last_tick)]
+    }
+
+    /// A tick was published at that time, in Unix seconds.
+    fn ticked(&self, kind: TickKind, at_seconds: u64) {
+        let at_seconds = i64::try_from(at_seconds).unwrap_or(i64::MAX);
+        self.last_tick.with_label_values(&[kind.as_str()]).set(at_seconds);
     }
 
     fn count(&self, kind: TickKind, result: &str) {

@@ -54,6 +54,8 @@ impl Scheduler {
             Some(known) if !known.is_published => {
                 let receipt = self.ticks.tick(kind, Some((known.turn.number, rhythm.period))).await?;
                 self.metrics.count(kind, if receipt.duplicate { "duplicate" } else { "first" });
+                // The turn of another scheduler may be old.
+                self.metrics.ticked(kind, self.clock.now().before(known.turn.age).get());
                 known.is_published = true;
             }
             Some(Known { turn, since, .. }) => {

@@ -1,36 +1,79 @@
-//! The metrics of the workers of a process.
+//! The metrics of the workers of a process: each role has its own, and they exist once however many workers there are.
 
-use prometheus::Registry;
+use prometheus::{Error, Registry};
 use runtime::recorder::EventLogMetrics;
 use runtime::restored::TableMetrics;
 use runtime::skew::ClockMetrics;
 use runtime::upkeep::UpkeepMetrics;
 
-/// The metrics of the workers, registered once however many workers there are.
+/// The metrics of the workers. All but those of the clock are registered by the first worker that has them, so that a
+/// process exports no metric of another role.
 pub(super) struct WorkerMetrics {
-    pub(super) allocator: allocator::Metrics,
-    pub(super) reaper: reaper::Metrics,
-    pub(super) reconciler: reconciler::Metrics,
-    pub(super) scheduler: scheduler::Metrics,
-    pub(super) event_log: EventLogMetrics,
+    registry: Registry,
     pub(super) clock: ClockMetrics,
-    pub(super) table: TableMetrics,
-    pub(super) upkeep: UpkeepMetrics,
+    allocator: Option<allocator::Metrics>,
+    reaper: Option<reaper::Metrics>,
+    reconciler: Option<reconciler::Metrics>,
+    scheduler: Option<scheduler::Metrics>,
+    event_log: Option<EventLogMetrics>,
+    table: Option<TableMetrics>,
+    upkeep: Option<UpkeepMetrics>,
+}
+
+/// The metrics in `slot`, registered at the first call.
+fn once<M: Clone>(
+    slot: &mut Option<M>,
+    registry: &Registry,
+    register: impl FnOnce(&Registry) -> Result<M, Error>,
+) -> Result<M, Error> {
+    if let Some(metrics) = slot {
+        return Ok(metrics.clone());
+    }
+    Ok(slot.insert(register(registry)?).clone())
 }
 
 // === impl WorkerMetrics ===
 
 impl WorkerMetrics {
-    pub(super) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+    pub(super) fn register(registry: &Registry) -> Result<Self, Error> {
         Ok(Self {
-            allocator: allocator::Metrics::register(registry)?,
-            reaper: reaper::Metrics::register(registry)?,
-            reconciler: reconciler::Metrics::register(registry)?,
-            scheduler: scheduler::Metrics::register(registry)?,
-            event_log: EventLogMetrics::register(registry)?,
+            registry: registry.clone(),
             clock: ClockMetrics::register(registry)?,
-            table: TableMetrics::register(registry)?,
-            upkeep: UpkeepMetrics::register(registry)?,
+            allocator: None,
+            reaper: None,
+            reconciler: None,
+            scheduler: None,
+            event_log: None,
+            table: None,
+            upkeep: None,
         })
+    }
+
+    pub(super) fn allocator(&mut self) -> Result<allocator::Metrics, Error> {
+        once(&mut self.allocator, &self.registry, allocator::Metrics::register)
+    }
+
+    pub(super) fn reaper(&mut self) -> Result<reaper::Metrics, Error> {
+        once(&mut self.reaper, &self.registry, reaper::Metrics::register)
+    }
+
+    pub(super) fn reconciler(&mut self) -> Result<reconciler::Metrics, Error> {
+        once(&mut self.reconciler, &self.registry, reconciler::Metrics::register)
+    }
+
+    pub(super) fn scheduler(&mut self) -> Result<scheduler::Metrics, Error> {
+        once(&mut self.scheduler, &self.registry, scheduler::Metrics::register)
+    }
+
+    pub(super) fn event_log(&mut self) -> Result<EventLogMetrics, Error> {
+        once(&mut self.event_log, &self.registry, EventLogMetrics::register)
+    }
+
+    pub(super) fn table(&mut self) -> Result<TableMetrics, Error> {
+        once(&mut self.table, &self.registry, TableMetrics::register)
+    }
+
+    pub(super) fn upkeep(&mut self) -> Result<UpkeepMetrics, Error> {
+        once(&mut self.upkeep, &self.registry, UpkeepMetrics::register)
     }
 }

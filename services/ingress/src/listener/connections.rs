@@ -94,6 +94,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Connections {
     pub(super) fn new(connections_max: usize, of_peer_max: usize, metrics: Metrics) -> Self {
+        metrics.connections_are_at_most(connections_max);
         Self(Arc::new(Shared {
             connections_max,
             of_peer_max: (of_peer_max > 0).then_some(of_peer_max),

@@ -34,6 +34,7 @@ pub(crate) enum Closed {
 #[derive(Clone, Debug)]
 pub(super) struct ConnectionMetrics {
     open: IntGauge,
+    limit: IntGauge,
     closed: IntCounterVec,
     handshakes_failed: IntCounter,
     tls_files_bad: IntGauge,
@@ -53,6 +54,10 @@ impl ConnectionMetrics {
     pub(super) fn new() -> Result<Self, prometheus::Error> {
         let metrics = Self {
             open: IntGauge::new("broker_http_connections", "HTTP connections that are open")?,
+            limit: IntGauge::new(
+                "broker_http_connections_limit",
+                "Limit of open HTTP connections; at the limit, the one that waits longest makes room",
+            )?,
             closed: IntCounterVec::new(
                 Opts::new(
                     "broker_http_connections_closed_total",
@@ -77,14 +82,24 @@ impl ConnectionMetrics {
     }
 
     pub(super) fn collectors(&self) -> Collectors {
-        let Self { open, closed, handshakes_failed, tls_files_bad } = self.clone();
-        vec![Box::new(open), Box::new(closed), Box::new(handshakes_failed), Box::new(tls_files_bad)]
+        let Self { open, limit, closed, handshakes_failed, tls_files_bad } = self.clone();
+        vec![
+            Box::new(open),
+            Box::new(limit),
+            Box::new(closed),
+            Box::new(handshakes_failed),
+            Box::new(tls_files_bad),
+        ]
     }
 }
 
 impl super::Metrics {
     pub(crate) fn connections_are(&self, open: usize) {
         self.connections.open.set(i64::try_from(open).unwrap_or(i64::MAX));
+    }
+
+    pub(crate) fn connections_are_at_most(&self, limit: usize) {
+        self.connections.limit.set(i64::try_from(limit).unwrap_or(i64::MAX));
     }
 
     pub(crate) fn closed(&self, reason: Closed) {

@@ -189,6 +189,10 @@ async fn requests_are_counted_by_route_method_and_status() {
         r#"broker_http_request_duration_seconds_count{method="GET",route="/v1/sandboxes/{id}"} 3"#,
         r#"broker_http_request_duration_seconds_bucket{method="POST",route="/v1/allocate",le="0.0005"} 2"#,
         r#"broker_relay_retries_total{reason="busy"} 0"#,
+        r#"broker_http_faults_total{code="UNAUTHORIZED"} 1"#,
+        r#"broker_http_faults_total{code="NOT_FOUND"} 3"#,
+        "broker_relay_in_flight_requests 0\n",
+        "broker_relay_in_flight_limit 16384\n",
     ] {
         assert!(metrics.contains(line), "{line} not in\n{metrics}");
     }

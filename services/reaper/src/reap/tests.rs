@@ -28,6 +28,7 @@ mod breakdowns;
 mod concurrent_workers;
 mod duplicates;
 mod failures;
+mod load;
 mod parking;
 mod preparation;
 mod throttle;
@@ -123,6 +124,7 @@ impl Rig {
             )]),
             pools: PoolWatch::new(Pools::parse("main").unwrap(), LeasePolicy::default()),
             deletions: Arc::new(bus.clone()),
+            deletion_control: Arc::new(bus.clone()),
             recorder: Recorder::new(
                 Arc::new(clock.clone()),
                 Arc::new(bus.clone()),
@@ -232,6 +234,18 @@ impl Rig {
             .iter()
             .map(|metric| (metric.get_label()[0].value().to_owned(), metric.get_counter().get_value() as u64))
             .collect()
+    }
+
+    /// The value of a counter or gauge with these values of its labels, which are in the order of their names; none if it
+    /// has no series.
+    fn metric(&self, name: &str, labels: &[&str]) -> Option<f64> {
+        let families = self.registry.gather();
+        let family = families.iter().find(|family| family.name() == name)?;
+        let is_it = |metric: &&prometheus::proto::Metric| {
+            metric.get_label().iter().map(|label| label.value()).eq(labels.iter().copied())
+        };
+        let metric = family.get_metric().iter().find(is_it)?;
+        Some(metric.get_counter().get_value().max(metric.get_gauge().get_value()))
     }
 
     fn assert_outcomes(&self, expected: &[(&str, u64)]) {

@@ -60,6 +60,7 @@ async fn live(rig: &Rig, number: usize, expected: &mut Census) {
             done(rig.store.release(&held.id, &owner(number), None, None, NOW).await.unwrap());
             rig.store.close_claim(&held.last_claim().unwrap(), NOW.after(HOUR)).await.unwrap();
             if state == 2 {
+                expected.oldest_deletions.insert(pool.to_owned(), NOW.get());
                 &mut stats.pending_deletion
             } else {
                 done(rig.store.park_deletion(&held.id, held.epoch, NOW).await.unwrap());
@@ -188,6 +189,29 @@ async fn census_of_another_reconciler_is_exported() {
     assert_eq!(rig.metric("broker_invariant_violations", &["held_twice"]), 5);
     stop.cancel();
     showing.await.unwrap();
+}
+
+#[tokio::test]
+async fn oldest_pending_deletion_of_a_pool_is_exported_while_there_is_one() {
+    let rig = Rig::new();
+    rig.fill(3).await;
+    let (first, second) = (NOW.after(HOUR), NOW.after(2 * HOUR));
+    for (number, released_at) in [(0, second), (1, first), (2, second)] {
+        rig.release(number, released_at).await;
+    }
+    let oldest = |rig: &Rig| rig.metric("broker_oldest_deletion_timestamp_seconds", &["main"]);
+    assert_eq!(run(&rig).await.census.oldest_deletions, [("main".to_owned(), first.get())].into());
+    assert_eq!(oldest(&rig), first.get());
+    let parked = rig.sandbox(1).await;
+    done(rig.store.park_deletion(&parked.id, parked.epoch, second).await.unwrap());
+    run(&rig).await;
+    assert_eq!(oldest(&rig), second.get(), "a parked one does not wait");
+    for number in [0, 2] {
+        let pending = rig.sandbox(number).await;
+        done(rig.store.park_deletion(&pending.id, pending.epoch, second).await.unwrap());
+    }
+    assert!(run(&rig).await.census.oldest_deletions.is_empty());
+    assert_eq!(oldest(&rig), 0, "no series");
 }
 
 #[tokio::test]

@@ -149,6 +149,8 @@ async fn three_schedulers_leave_one_tick_in_each_period() {
     let expected = [2, 61, 10, 41, 1];
     assert_eq!(KINDS.map(|kind| world.stream.kept(kind)), expected);
     assert_eq!(world.stream.kept.lock().1, 3 * expected.iter().sum::<usize>() as u64, "by all of them");
+    let last = |kind: TickKind| world.metrics.last_tick.with_label_values(&[kind.as_str()]).get();
+    assert_eq!(KINDS.map(last), [1_000_600, 1_000_600, 1_000_573, 1_000_600, 1_000_000]);
 }
 
 #[tokio::test]
@@ -162,6 +164,8 @@ async fn a_scheduler_whose_clock_was_ahead_leaves_no_gap() {
     let _running = world.start(Arc::new(world.clock.clone()), &world.stream);
     world.wait(4).await;
     assert_eq!(world.stream.kept(KIND), 3, "the last turn is 9 s old, and is not taken again");
+    let last = world.metrics.last_tick.with_label_values(&[KIND.as_str()]).get();
+    assert_eq!(last, 1_000_020, "a scheduler that starts does not make the last tick look new");
     world.wait(1).await;
     assert_eq!(world.stream.kept(KIND), 4);
     world.wait(100).await;

@@ -30,6 +30,7 @@ async fn pre_clean_result_is_written_with_the_tombstone() {
         let work = rig.released().await;
         rig.provider.script_preparation(Ok(result));
         assert_eq!(rig.again(&work).await, Verdict::Done);
+        assert_eq!(rig.metric("broker_pre_cleans_total", &[expected.as_str()]), Some(1.0));
         assert_eq!(rig.preparation().await, Some(expected));
         assert_eq!(rig.faulty.calls(), ["sandbox", "identity", "finish_deletion"]);
     }
@@ -59,6 +60,7 @@ async fn cleaned_services_of_all_attempts_are_summed() {
     assert!(matches!(rig.again(&work).await, Verdict::Retry { .. }));
     assert_eq!(rig.again(&work).await, Verdict::Done);
     assert_eq!(rig.preparation().await, Some(Preparation::Done { count: 3 }));
+    assert_eq!(rig.metric("broker_pre_clean_services_deleted_total", &[]), Some(3.0));
 }
 
 #[tokio::test]
