@@ -4,8 +4,9 @@ use crate::configuration::assert_page;
 use crate::markdown::{Document, quoted};
 use broker::operate::metrics_page;
 use domain::StateName;
-use harness::rig::Plan;
+use harness::rig::{Plan, Rig};
 use prometheus::proto::MetricFamily;
+use runtime::predecessor::metrics::{Exporter, FORMER_METRICS};
 use std::collections::{BTreeMap, BTreeSet};
 
 const PAGE: &str = "docs/metrics.md";
@@ -25,9 +26,9 @@ fn names_and_help_follow_prometheus_conventions() {
         let (name, kind, help) = (quoted(&row[0]).concat(), row[1].as_str(), &row[3]);
         assert!(names.insert(name.clone()), "{name} is there twice");
         assert!(name.starts_with("broker_"), "{name}");
-        assert_eq!(
-            name.ends_with("_total"),
-            kind == "counter",
+        let is_former = FORMER_METRICS.iter().any(|former| former.name == name);
+        assert!(
+            is_former || name.ends_with("_total") == (kind == "counter"),
             "{name}: a counter, and only one, ends in _total"
         );
         assert!(kind != "histogram" || name.ends_with("_seconds"), "{name}: histograms count seconds");
@@ -35,6 +36,12 @@ fn names_and_help_follow_prometheus_conventions() {
         assert!(["counter", "gauge", "histogram"].contains(&kind), "{name} is {kind}");
         assert!(help.len() > 10 && !help.ends_with('.'), "{name}: {help:?}");
     }
+}
+
+#[test]
+fn every_metric_of_the_predecessor_is_made_from_one_that_exists() {
+    let listed = Document::read(PAGE).names("Names of the predecessor", 0);
+    assert_eq!(listed, FORMER_METRICS.iter().map(|former| former.name.to_owned()).collect());
 }
 
 #[tokio::test]
@@ -48,7 +55,19 @@ async fn running_fleet_exports_the_documented_metrics() {
         .iter()
         .map(|row| (quoted(&row[0]).concat(), (row[1].clone(), quoted(&row[2]).into_iter().collect())))
         .collect();
-    let gathered = rig.registry.gather();
+    rig.census().await;
+    for (name, expected) in [
+        ("broker_pool_total", 5.0),
+        ("broker_pool_available", 5.0),
+        ("broker_allocate_total", 1.0),
+        ("broker_allocate_idempotent_hits_total", 0.0),
+        ("broker_deletion_marked_total", 1.0),
+        ("broker_cleanup_deleted_total", 1.0),
+        ("broker_cleanup_failed_total", 0.0),
+    ] {
+        assert_eq!(former(&rig, name), Some(expected), "{name}");
+    }
+    let gathered = Exporter::new(rig.registry.clone(), true).gather();
     let shown: BTreeMap<String, Shape> =
         gathered.iter().map(|family| (family.name().to_owned(), shape(family))).collect();
     for (name, shape) in &shown {
@@ -57,6 +76,14 @@ async fn running_fleet_exports_the_documented_metrics() {
     // Two claims, a release and a few ticks change nearly all of them.
     assert!(shown.len() >= 10, "only {shown:?}");
     rig.stop().await;
+}
+
+/// The first series of a metric of the predecessor.
+fn former(rig: &Rig, name: &str) -> Option<f64> {
+    let families = Exporter::new(rig.registry.clone(), true).gather();
+    let family = families.iter().find(|family| family.name() == name)?;
+    let series = family.get_metric().first()?;
+    Some(series.get_counter().get_value().max(series.get_gauge().get_value()))
 }
 
 fn shape(family: &MetricFamily) -> Shape {

@@ -188,11 +188,16 @@ fn quoted(row: &str) -> Vec<String> {
 /// Fails if a role exports a metric that docs/metrics.md lists for other roles only.
 fn assert_has_only_its_own(role: &str, exported: &str) {
     let page = broker::operate::metrics_page().unwrap();
-    let sections = page.split("\n## ").skip(1).filter_map(|section| section.split_once('\n'));
-    let own: BTreeSet<String> = sections
+    let (ours, former) = page.split_once("\n## Names of the predecessor\n").unwrap();
+    let sections = ours.split("\n## ").skip(1).filter_map(|section| section.split_once('\n'));
+    let mut own: BTreeSet<String> = sections
         .filter(|(roles, _)| roles.split(", ").any(|one| one == role))
         .flat_map(|(_, table)| table.lines().filter_map(|row| quoted(row).into_iter().next()))
         .collect();
+    let made_of_own =
+        former.lines().map(quoted).filter(|names| names.iter().skip(1).any(|of| own.contains(of)));
+    let former: Vec<_> = made_of_own.filter_map(|names| names.into_iter().next()).collect();
+    own.extend(former);
     let names = exported.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
     let names: BTreeSet<_> = names.filter(|name| name.starts_with("broker_")).collect();
     assert!(names.contains("broker_build_info"), "{role}: {exported}");

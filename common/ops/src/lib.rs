@@ -6,8 +6,9 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use ports::clock::Clock;
-use prometheus::{Registry, TextEncoder};
+use prometheus::TextEncoder;
 use runtime::check::Check;
+use runtime::predecessor::metrics::Exporter;
 use socket2::{SockRef, TcpKeepalive};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -31,7 +32,7 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(4);
 #[derive(Clone)]
 pub struct Ops {
     /// The process's metrics.
-    pub registry: Registry,
+    pub metrics: Exporter,
     /// What readiness depends on.
     pub checks: Arc<[Arc<dyn Check>]>,
     /// Cancelled when the role stops: it is alive but not ready.
@@ -138,7 +139,7 @@ pub async fn ready(State(ops): State<Ops>) -> Response {
 
 /// `GET /metrics`: the metrics in the text format of Prometheus.
 pub async fn metrics(State(ops): State<Ops>) -> Response {
-    match TextEncoder::new().encode_to_string(&ops.registry.gather()) {
+    match TextEncoder::new().encode_to_string(&ops.metrics.gather()) {
         Ok(text) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
         Err(error) => {
             tracing::error!(%error, "metrics cannot be encoded");

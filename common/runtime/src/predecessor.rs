@@ -1,8 +1,10 @@
-//! What the predecessor of this system called its settings, for operators who move from it.
+//! What the predecessor of this system called its settings and metrics, for operators who move from it.
 //!
 //! Its settings are not read, because their units and meanings differ; a start reports those that are set.
 
 use crate::settings::Env;
+
+pub mod metrics;
 
 /// Settings of the predecessor that no role reads, and what to do instead. Settings that have kept their names are not
 /// among them.

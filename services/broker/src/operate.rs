@@ -9,6 +9,7 @@ use nats::{Definition, NatsConfig};
 use prometheus::Registry;
 use runtime::metrics::{Collectors, describe};
 use runtime::pools::read_pools;
+use runtime::predecessor::metrics::describe_former;
 use runtime::recorder::EventLogMetrics;
 use runtime::restored::TableMetrics;
 use runtime::settings::{Env, Settings, Variable, table_rows};
@@ -98,17 +99,22 @@ pub fn definitions(env: &dyn Env) -> anyhow::Result<BTreeMap<String, String>> {
     Ok(files)
 }
 
-/// `docs/metrics.md`: every metric of every role.
+/// `docs/metrics.md`: every metric of every role, and those of the predecessor that are made from them.
 ///
 /// # Errors
 /// When two roles have metrics of the same name.
 pub fn metrics_page() -> Result<String, prometheus::Error> {
     let mut page = String::from(METRICS_INTRODUCTION);
+    let mut all = Vec::new();
     for (roles, collectors) in collectors(&Registry::new())? {
         let names: Vec<&str> = roles.iter().map(|role| role.as_str()).collect();
-        let rows = runtime::metrics::table_rows(&describe(&collectors));
-        page.push_str(&format!("\n## {}\n\n{rows}", names.join(", ")));
+        let metrics = describe(&collectors);
+        page.push_str(&format!("\n## {}\n\n{}", names.join(", "), runtime::metrics::table_rows(&metrics)));
+        all.extend(metrics);
     }
+    page.push_str(FORMER_METRICS_INTRODUCTION);
+    page.push_str(&runtime::metrics::table_rows(&describe_former(&all)));
+    page.push_str(DROPPED_METRICS);
     Ok(page)
 }
 
@@ -155,6 +161,16 @@ const METRICS_INTRODUCTION: &str = "# Metrics\n\n\
       `time() - broker_oldest_deletion_timestamp_seconds`.\n\
     * Lag: `time() - max by (kind) (broker_last_run_timestamp_seconds)` since the last completed run, the last sync\n  \
       among them, and likewise `broker_last_tick_timestamp_seconds` since the last tick.\n";
+
+const FORMER_METRICS_INTRODUCTION: &str = "\n## Names of the predecessor\n\n\
+    Metrics of the predecessor whose meaning is kept are exported under their former names as well, by the role that\n\
+    has the metric they are made from. `METRICS_FORMER_NAMES=false` leaves them out.\n\n";
+
+const DROPPED_METRICS: &str = "\nFive are gone. There are no cleanup runs any more (`broker_cleanup_total`,\n\
+    `broker_cleanup_duration_seconds`): each deletion is worked on separately, see `broker_deletions_total` and\n\
+    `broker_provider_delete_seconds`. A sign-in is part of a pre-clean and not counted (`broker_niosxaas_auth_total`).\n\
+    The predecessor never observed `broker_request_latency_seconds` and `broker_niosxaas_cleanup_duration_seconds`;\n\
+    `broker_http_request_duration_seconds` is the time of a request.\n";
 
 const INTRODUCTION: &str = "# Configuration\n\n\
     Every role reads its settings from the environment. All mistakes are reported together, before anything\n\

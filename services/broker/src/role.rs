@@ -11,6 +11,7 @@ use ports::random::Rng;
 use prometheus::{IntGaugeVec, Opts, Registry};
 use runtime::metrics::{Collectors, register_all};
 use runtime::policy::{read_stop_grace, read_worker_threads};
+use runtime::predecessor::metrics::{Exporter, read_former_names};
 use runtime::predecessor::warn_of_settings;
 use runtime::settings::{Env, Settings, Variable};
 use runtime::shutdown::Lifecycle;
@@ -46,6 +47,7 @@ enum RoleConfig {
 struct ProcessConfig {
     telemetry: TelemetryConfig,
     ops_listen: SocketAddr,
+    former_metric_names: bool,
     grace: Duration,
 }
 
@@ -110,7 +112,8 @@ impl Role {
             None => Vec::new(),
         };
         let Shared { clock, registry, .. } = shared;
-        let ops = Ops { registry, checks: checks.into(), stop: lifecycle.stop(), clock };
+        let metrics = Exporter::new(registry, process.former_metric_names);
+        let ops = Ops { metrics, checks: checks.into(), stop: lifecycle.stop(), clock };
         lifecycle.start("ops", ops.serve(ops_listener));
         let ended = lifecycle.run().await;
         if let Some(fleet) = fleet {
@@ -198,10 +201,11 @@ impl ProcessConfig {
                 |text| text.parse().map_err(|_| "must be address:port".to_owned()),
             )
             .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0)));
+        let former_metric_names = read_former_names(settings);
         let grace = read_stop_grace(settings);
         // Applied earlier, before the other settings were read; this reads it for the checks and the documentation.
         let _ = read_worker_threads(settings);
-        Self { telemetry, ops_listen, grace }
+        Self { telemetry, ops_listen, former_metric_names, grace }
     }
 }
 

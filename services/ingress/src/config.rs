@@ -2,6 +2,7 @@
 
 use axum::http::HeaderValue;
 use runtime::policy::read_stale_kept;
+use runtime::predecessor::metrics::read_former_names;
 use runtime::settings::Settings;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -45,6 +46,8 @@ pub struct Config {
     pub hsts_enabled: bool,
     /// `CORS_ALLOWED_ORIGINS`: origins whose pages may call the API, separated by commas, or `*`; none.
     pub cors: Cors,
+    /// `METRICS_FORMER_NAMES`: whether `/metrics` also has the metrics of the predecessor; true.
+    pub former_metric_names: bool,
 }
 
 // === impl Config ===
@@ -111,6 +114,7 @@ impl Config {
                 "whether TLS is terminated in front of the ingress, so that answers carry `Strict-Transport-Security`",
             ),
             cors,
+            former_metric_names: read_former_names(settings),
         }
     }
 }

@@ -31,6 +31,7 @@ use ports::random::Random;
 use ports::secrets::Secrets;
 use prometheus::Registry;
 use runtime::check::Check;
+use runtime::predecessor::metrics::Exporter;
 use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -117,7 +118,7 @@ pub struct Ports {
 pub struct Ingress {
     config: Arc<Config>,
     ports: Ports,
-    registry: Registry,
+    exporter: Exporter,
     metrics: Metrics,
     refresher: TokenRefresher,
     tls: Option<TlsReloader>,
@@ -137,8 +138,9 @@ impl Ingress {
         let refresher = TokenRefresher::new(&config.tokens, ports.secrets.clone(), metrics.clone());
         let tls = config.tls.as_ref().map(|config| TlsReloader::new(config, metrics.clone()));
         let rates = Rates::new(&config.rates, &metrics);
+        let exporter = Exporter::new(registry, config.former_metric_names);
         let config = Arc::new(config);
-        Ok(Self { config, ports, registry, metrics, refresher, tls, rates })
+        Ok(Self { config, ports, exporter, metrics, refresher, tls, rates })
     }
 
     /// Notes about settings for operators, which never make the ingress unready.
@@ -220,7 +222,7 @@ impl Ingress {
                 watch: undelivered::Watch::new(self.metrics.clone()),
                 advised_ms: Arc::default(),
             },
-            ops: Ops { registry: self.registry.clone(), checks: checks.into(), stop, clock },
+            ops: Ops { metrics: self.exporter.clone(), checks: checks.into(), stop, clock },
         };
         routes::router(parts, &gate, edge)
     }
