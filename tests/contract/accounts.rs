@@ -72,18 +72,20 @@ impl User {
 async fn roles_may_publish_only_their_own_subjects() {
     let server = server().await;
     let subjects = Subjects::default();
-    let cases: [(&str, &[&str]); 17] = [
+    let cases: [(&str, &[&str]); 19] = [
         ("sandbox.v1.allocate", &["ingress", "service", "operator"]),
         ("sandbox.v1.replay", &["ingress", "operator"]),
         ("sandbox.deletions.work.main.2000000", &["allocator", "reconciler"]),
         ("sandbox.deletions.retry.main.2000000", &["reaper"]),
         ("sandbox.parked.main.2000000", &["reaper", "reconciler"]),
-        ("sandbox.ticks.sync", &["ingress", "scheduler", "operator"]),
+        ("sandbox.ticks.sync", &["ingress", "reconciler", "scheduler", "operator"]),
         ("sandbox.events.claimed.2000000", &["allocator", "reaper", "reconciler"]),
         ("sandbox.reports.sync", &["reconciler"]),
         ("$KV.broker.deletions.pause", &["allocator", "reaper", "reconciler", "operator"]),
         ("$KV.broker.table.mark", &["allocator", "reaper", "reconciler", "operator"]),
         ("$KV.broker.tick.sync", &["scheduler", "operator"]),
+        ("$KV.broker.period.sync", &["reconciler", "operator"]),
+        ("$KV.broker.listing.csp", &["reconciler", "operator"]),
         ("$KV.broker.probe", &["allocator", "reaper", "reconciler", "scheduler", "operator"]),
         // A sender whose tick finds the stream full reads the tick that waits there.
         (

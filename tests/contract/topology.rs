@@ -122,6 +122,8 @@ async fn bucket_keys_match_the_documentation() {
         // One holds nothing, so the document of the contract does not name it.
         .filter(|row| row[1] == "key" || row[1] == "empty key")
         .flat_map(|row| quoted(&row[0]))
+        // Keys of providers are there only while some pool has a period.
+        .filter(|key| !key.contains('<'))
         .collect();
     // The first run of each kind may still be under way.
     eventually("all keys", TIMEOUT, || async {
