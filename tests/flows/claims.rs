@@ -171,7 +171,7 @@ async fn prefix_without_a_pool_searches_every_pool_of_the_caller() {
         "{message}"
     );
     assert!(
-        message.contains("10 in dns") && message.contains("10 in main"),
+        message.contains(" in dns, ") && message.contains(" in ipam"),
         "what is free elsewhere: {message}"
     );
     let nowhere = rig.api.allocate_with("student-3", &with("lab-9")).await;

@@ -222,6 +222,11 @@ async fn claims_go_on(rig: &Rig, stop: &AtomicBool, per_second: u64) -> u64 {
     granted.into_inner()
 }
 
+async fn is_done(change: impl Future<Output = Answer>) -> Result<(), Answer> {
+    let answer = change.await;
+    if answer.status == 200 { Ok(()) } else { Err(answer) }
+}
+
 #[tokio::test]
 async fn pool_changes_fail_no_claim_of_other_pools() {
     let rig = Plan::new(2_000).set("TOKEN_RATE_PER_SECOND", 0).set("PEER_RATE_PER_SECOND", 0).start().await;
@@ -232,11 +237,13 @@ async fn pool_changes_fail_no_claim_of_other_pools() {
             pace.tick().await;
             let settings =
                 json!({"name_prefix": format!("x{round}-"), "lease": {"duration_minutes": 5 + round}});
-            let made = put(&rig, "other", &settings).await;
-            assert_eq!(made.status, 200, "{made:?}");
-            let main = put(&rig, "main", &json!({"lease": {"duration_minutes": 100 + round}})).await;
-            assert_eq!(main.status, 200, "{main:?}");
-            assert_eq!(rig.api.admin(Method::POST, "/v1/pools/other/drain").await.status, 200);
+            let main = json!({"lease": {"duration_minutes": 100 + round}});
+            // Under this load on a debug build an operator may have to repeat a change; a caller need not repeat a claim.
+            eventually("a change of the other pool", TIMEOUT, || is_done(put(&rig, "other", &settings)))
+                .await;
+            eventually("a change of this pool", TIMEOUT, || is_done(put(&rig, "main", &main))).await;
+            let drain = || is_done(rig.api.admin(Method::POST, "/v1/pools/other/drain"));
+            eventually("the other pool to drain", TIMEOUT, drain).await;
         }
         stop.store(true, Ordering::SeqCst);
     };

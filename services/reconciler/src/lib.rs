@@ -46,7 +46,7 @@ use runtime::policy::{read_stale_kept, read_tombstone_kept};
 use runtime::pools::PoolWatch;
 use runtime::recorder::Recorder;
 use runtime::settings::Settings;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use ticks::{TICKS, Tick};
@@ -108,6 +108,8 @@ pub struct Reconciler {
     checked: census::Checked,
     identities: census::IdentitiesChecked,
     unpublished: stale::Unpublished,
+    /// The last known turn of each listing, and since when it is known on the monotonic clock.
+    listings: parking_lot::Mutex<BTreeMap<ProviderName, (u64, Duration)>>,
     /// Held by a census, because a sync takes one as well.
     counting: tokio::sync::Mutex<()>,
 }
@@ -171,6 +173,7 @@ impl Reconciler {
             checked,
             identities,
             unpublished: stale::Unpublished::default(),
+            listings: parking_lot::Mutex::default(),
             counting: tokio::sync::Mutex::default(),
         }
     }

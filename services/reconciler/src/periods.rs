@@ -4,14 +4,11 @@
 use crate::Reconciler;
 use contract::{TickKind, TickOrder};
 use domain::ProviderName;
-use ports::bus::{BusError, Periodic};
+use ports::bus::{BusError, Periodic, TickTurn};
 use runtime::pools::POOLS_REFRESH_PERIOD;
 use runtime::telemetry::Chain;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
-
-/// A listing may be read earlier by this part of its period, because runs do not begin punctually.
-const EARLY_FRACTION: u32 = 10;
 
 // === impl Reconciler ===
 
@@ -56,13 +53,29 @@ impl Reconciler {
         if periods.is_empty() {
             return Ok(true);
         }
-        let period = periods.get(provider).copied().unwrap_or(Duration::from_secs(seconds));
+        let of_settings = Duration::from_secs(seconds);
+        let period = periods.get(provider).copied().unwrap_or(of_settings);
+        let between_ticks = periods.into_values().fold(of_settings, Duration::min);
         let of = Periodic::Listing(provider);
         let last = self.ports.turns.last_turn(of).await?;
-        if last.as_ref().is_some_and(|last| last.age + period / EARLY_FRACTION < period) {
+        // The nearest tick counts, because runs do not begin punctually.
+        if last.as_ref().is_some_and(|last| self.age_of(provider, last) + between_ticks / 2 <= period) {
             return Ok(false);
         }
-        self.ports.turns.take_turn(of, last.as_ref()).await.map(|_| true)
+        let taken = self.ports.turns.take_turn(of, last.as_ref()).await?;
+        self.age_of(provider, &taken);
+        Ok(true)
+    }
+
+    /// The age of a turn: what the bus knows of it, or how long this process has known it.
+    fn age_of(&self, provider: &ProviderName, turn: &TickTurn) -> Duration {
+        let now = self.ports.clock.monotonic();
+        let mut known = self.listings.lock();
+        let since = known.entry(provider.clone()).or_insert((turn.revision, now));
+        if since.0 != turn.revision {
+            *since = (turn.revision, now);
+        }
+        now.saturating_sub(since.1).max(turn.age)
     }
 }
 
