@@ -146,13 +146,13 @@ static SWAGGER_UI: LazyLock<BTreeMap<&'static str, Bytes>> = LazyLock::new(|| {
         .collect()
 });
 
-/// A file of Swagger UI, unchanged.
+/// A file of Swagger UI, as it is in the binary: compressed.
 fn of_swagger_ui(name: &str, kind: &'static str) -> Result<Response, Failure> {
     let Some(bytes) = SWAGGER_UI.get(name) else {
         return Err(Fault::new(FaultCode::InternalError, "the page could not be read").into());
     };
-    let kind = HeaderValue::from_static(kind);
-    Ok(([(header::CONTENT_TYPE, kind)], bytes.clone()).into_response())
+    let headers = [(header::CONTENT_TYPE, kind), (header::CONTENT_ENCODING, "gzip")];
+    Ok((headers, bytes.clone()).into_response())
 }
 
 fn file(kind: &'static str, text: &'static str) -> Response {
