@@ -178,8 +178,9 @@ fn replays() {
     {"key":"7","outcome":"unreadable"}
     "#);
     let all = ReplayAllRequest {
-        which: ParkedRequest { pool: Some("main".to_owned()), ..ParkedRequest::default() },
+        pool: Some("main".to_owned()),
         by: Some("alice".to_owned()),
+        ..ReplayAllRequest::default()
     };
     assert_snapshot!(strict(&all), @r#"{"pool":"main","by":"alice"}"#);
     let counts = ReplayAllReply {

@@ -194,12 +194,30 @@ pub struct ReplayReply {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ReplayAllRequest {
-    /// Which page of which ones.
-    #[serde(flatten)]
-    pub which: ParkedRequest,
+    /// Only those of this pool.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool: Option<String>,
+    /// Only those whose reason contains this text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Where the page before ended; none for the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cursor: Option<u64>,
+    /// Most entries to look at, 1 to 100.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
     /// Who asks, for the history; the principal if there is one, else `operator` if none is named.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
+}
+
+impl ReplayAllRequest {
+    /// Replays that page of parked deletions.
+    #[must_use]
+    pub fn new(which: ParkedRequest, by: Option<String>) -> Self {
+        let ParkedRequest { pool, reason, cursor, limit } = which;
+        Self { pool, reason, cursor, limit, by }
+    }
 }
 
 /// What a page of replays did.

@@ -191,8 +191,8 @@ pub(crate) async fn replay_all(
     }
     let by = operator(&headers, &facts)?.to_string();
     let which = ParkedRequest { pool, reason, cursor, limit };
-    let mut request = ReplayAllRequest { which, by: Some(by) };
-    let mut total = ReplayAllReply { cursor: request.which.cursor, ..ReplayAllReply::default() };
+    let mut request = ReplayAllRequest::new(which, Some(by));
+    let mut total = ReplayAllReply { cursor: request.cursor, ..ReplayAllReply::default() };
     let until_ms = relay.deadline_ms();
     let pages_max = if limit.is_some() { 1 } else { PAGES_MAX };
     for page in 0..pages_max {
@@ -206,7 +206,7 @@ pub(crate) async fn replay_all(
         let counts: ReplayAllReply = serde_json::from_slice(&reply.body)
             .map_err(|_| Fault::new(FaultCode::InternalError, "a worker's answer could not be read"))?;
         total.add(&counts);
-        request.which.cursor = total.cursor;
+        request.cursor = total.cursor;
         if total.cursor.is_none() || relay.is_past(until_ms) {
             break;
         }

@@ -137,7 +137,7 @@ async fn replay(client: &Client, request: KeyRequest, format: Format) -> anyhow:
 async fn replay_all(client: &Client, which: Which, by: Option<String>, format: Format) -> anyhow::Result<()> {
     let mut total = ReplayAllReply::default();
     for _ in 0..PAGES_MAX {
-        let request = ReplayAllRequest { which: which.page(total.cursor), by: by.clone() };
+        let request = ReplayAllRequest::new(which.page(total.cursor), by.clone());
         let page: ReplayAllReply = client.ask(Verb::ReplayAll, &request).await?;
         total.add(&page);
         if total.cursor.is_none() {
