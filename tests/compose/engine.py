@@ -5,13 +5,14 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tarfile
 import tempfile
-import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-BROKER = Path(os.environ.get("BROKER") or ROOT / "target/debug/broker")
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "harness"))
+from fleet import BROKER, ROOT, Broken, wait  # noqa: E402
+
 NATS_SERVER = Path(os.environ.get("NATS_SERVER") or ROOT / ".tools/nats-server")
 # Debian's client builds with BuildKit without a plugin; a later one, perhaps first on the PATH, does not.
 DOCKER = "/usr/bin/docker"
@@ -22,11 +23,6 @@ BRIDGE = "10.88.99.1/24"
 READY_MAX_SECONDS = 60
 STOP_MAX_SECONDS = 60
 COMMAND_MAX_SECONDS = 300
-POLL_SECONDS = 0.2
-
-
-class Broken(Exception):
-    """A failed expectation."""
 
 
 class Engine:
@@ -105,13 +101,3 @@ def nats_files(busybox):
         link.type, link.linkname = tarfile.SYMTYPE, "busybox"
         archive.addfile(link)
     return packed.getvalue()
-
-
-def wait(what, ready, seconds):
-    """Calls the function until it returns a true value, and returns that."""
-    end = time.monotonic() + seconds
-    while not (found := ready()):
-        if time.monotonic() > end:
-            raise Broken(f"waited {seconds} s for {what}")
-        time.sleep(POLL_SECONDS)
-    return found

@@ -64,12 +64,11 @@ class Fleet:
             return self.process.wait()
 
 
-def wait(what, ready):
+def wait(what, ready, seconds=READY_MAX_SECONDS):
     """Calls the function until it returns a true value, and returns that."""
-    end = time.monotonic() + READY_MAX_SECONDS
-    while True:
-        if found := ready():
-            return found
+    end = time.monotonic() + seconds
+    while not (found := ready()):
         if time.monotonic() > end:
-            raise Broken(f"waited {READY_MAX_SECONDS} s for {what}")
+            raise Broken(f"waited {seconds} s for {what}")
         time.sleep(POLL_SECONDS)
+    return found

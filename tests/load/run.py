@@ -16,7 +16,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 from answers import GRANTED, P95_MAX_SECONDS, P99_MAX_SECONDS, Answer, AnswerLog
-from fleet import POLL_SECONDS, REQUEST_MAX_SECONDS, Broken, Connection, Fleet, wait
+from rig import POLL_SECONDS, REQUEST_MAX_SECONDS, Broken, Connection, LoadedFleet, wait
 
 ATTEMPTS_MAX = 10
 RETRY_AFTER_MAX_SECONDS = 5
@@ -169,7 +169,7 @@ def check_counts(fleet, log, granted, released):
 
 def run(scenario, is_strict):
     """Runs a scenario; returns its problems."""
-    began, log, fleet, problems = time.monotonic(), AnswerLog(), Fleet(SCENARIOS[scenario]), []
+    began, log, fleet, problems = time.monotonic(), AnswerLog(), LoadedFleet(SCENARIOS[scenario]), []
     try:
         fleet.wait_ready()
         check_counts(fleet, log, **scenario(fleet, log))
