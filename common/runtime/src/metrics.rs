@@ -36,6 +36,11 @@ pub struct InFlight {
 #[derive(Debug)]
 pub struct UnderWay(InFlight);
 
+/// A number as a gauge holds it.
+pub fn gauge_value(number: impl TryInto<i64>) -> i64 {
+    number.try_into().unwrap_or(i64::MAX)
+}
+
 // === impl InFlight ===
 
 impl InFlight {

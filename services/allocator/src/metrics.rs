@@ -4,7 +4,7 @@ use contract::{BulkDeleteOutcome, FaultCode, Outcome, Verb, WorkerRole};
 use parking_lot::{Mutex, MutexGuard};
 use ports::bus::{Dropped, ServiceInfo, WorkCounts};
 use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
-use runtime::metrics::{Collectors, InFlight, UnderWay, register_all};
+use runtime::metrics::{Collectors, InFlight, UnderWay, gauge_value, register_all};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -254,7 +254,7 @@ impl Load {
     }
 
     pub(crate) fn show_limit(&self, requests: usize) {
-        self.limit.set(i64::try_from(requests).unwrap_or(i64::MAX));
+        self.limit.set(gauge_value(requests));
     }
 
     pub(crate) fn refused(&self, reason: Refused) {

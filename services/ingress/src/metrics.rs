@@ -6,7 +6,7 @@ use ports::bus::{ServiceInfo, WorkCounts};
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
-use runtime::metrics::{Collectors, counted, register_all};
+use runtime::metrics::{Collectors, counted, gauge_value, register_all};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use strum::IntoEnumIterator as _;
@@ -231,13 +231,11 @@ impl Metrics {
     }
 
     pub(crate) fn remembers(&self, limit: Limit, keys: usize) {
-        let keys = i64::try_from(keys).unwrap_or(i64::MAX);
-        self.limit_keys.with_label_values(&[limit.as_str()]).set(keys);
+        self.limit_keys.with_label_values(&[limit.as_str()]).set(gauge_value(keys));
     }
 
     pub(crate) fn tokens_are(&self, role: Role, count: usize) {
-        let count = i64::try_from(count).unwrap_or(i64::MAX);
-        self.tokens.with_label_values(&[role.as_str()]).set(count);
+        self.tokens.with_label_values(&[role.as_str()]).set(gauge_value(count));
     }
 
     pub(crate) fn tokens_read(&self, is_bad: bool) {

@@ -8,7 +8,7 @@ use prometheus::{
     Histogram, HistogramOpts, HistogramTimer, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry,
 };
-use runtime::metrics::{Collectors, InFlight, UnderWay, counted, register_all};
+use runtime::metrics::{Collectors, InFlight, UnderWay, counted, gauge_value, register_all};
 use std::collections::BTreeMap;
 
 /// A delete at the CSP takes 3 to 10 s, so the buckets are dense there and end at its time-outs.
@@ -125,7 +125,7 @@ impl Metrics {
         let provider = &[provider.as_str()];
         self.paused.set(i64::from(view.is_paused));
         self.breaker_open.with_label_values(provider).set(i64::from(view.is_broken));
-        self.rate.with_label_values(provider).set(gauge(view.rate_per_minute));
+        self.rate.with_label_values(provider).set(gauge_value(view.rate_per_minute));
     }
 
     /// Updates the depth of the queue of each pool; pools of `former` without a queue lose their series.
@@ -142,14 +142,14 @@ impl Metrics {
         }
         for (pool, queue) in queues {
             for (place, count) in [(WAITING, queue.waiting), (UNDER_WAY, queue.under_way)] {
-                self.load.queued.with_label_values(&[pool, place]).set(gauge(count));
+                self.load.queued.with_label_values(&[pool, place]).set(gauge_value(count));
             }
         }
     }
 
     /// Another reaper of this process works on at most this number of deletions at once.
     pub(crate) fn works_on(&self, in_flight_max: usize) {
-        self.load.limit.add(i64::try_from(in_flight_max).unwrap_or(i64::MAX));
+        self.load.limit.add(gauge_value(in_flight_max));
     }
 
     /// Counts a pre-clean that was tried.
@@ -258,8 +258,4 @@ impl PreClean {
             )?,
         })
     }
-}
-
-fn gauge(count: u64) -> i64 {
-    i64::try_from(count).unwrap_or(i64::MAX)
 }

@@ -6,7 +6,7 @@ use domain::{StateName, UnixSeconds};
 use parking_lot::Mutex;
 use ports::bus::{ServiceInfo, WorkCounts};
 use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
-use runtime::metrics::{Collectors, InFlight, UnderWay, counted, register_all};
+use runtime::metrics::{Collectors, InFlight, UnderWay, counted, gauge_value, register_all};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -125,7 +125,7 @@ impl Metrics {
         let Runs { seconds, last_completed, .. } = &self.runs;
         seconds.with_label_values(&[kind.as_str()]).observe(took.as_secs_f64());
         if status == RunStatus::Completed {
-            last_completed.with_label_values(&[kind.as_str()]).set(gauge(at.get()));
+            last_completed.with_label_values(&[kind.as_str()]).set(gauge_value(at.get()));
         }
     }
 
@@ -139,7 +139,7 @@ impl Metrics {
                 ] {
                     // What was not listed in this run counts as before.
                     let before = if report.not_due.is_empty() { 0 } else { shown.get() };
-                    shown.set(gauge(count).max(before));
+                    shown.set(gauge_value(count).max(before));
                 }
                 let counts = &[
                     ("inserted", report.inserted),
@@ -286,7 +286,7 @@ impl CensusMetrics {
     fn show(&self, census: &Census) {
         let Census { taken_at, all: _, pools, labs: _, labs_left_out: _, violations, oldest_deletions } =
             census;
-        let taken_at = gauge(*taken_at);
+        let taken_at = gauge_value(*taken_at);
         let mut shown = self.pools.lock();
         if taken_at < self.taken.get() {
             return;
@@ -307,20 +307,16 @@ impl CensusMetrics {
             let mut stats: PoolStats = *stats;
             for state in StateName::iter() {
                 if let Some(count) = stats.of_mut(state) {
-                    self.counts.with_label_values(&[pool, state.as_str()]).set(gauge(*count));
+                    self.counts.with_label_values(&[pool, state.as_str()]).set(gauge_value(*count));
                 }
             }
         }
         for (pool, requested_at) in oldest_deletions {
-            self.oldest_deletion.with_label_values(&[pool]).set(gauge(*requested_at));
+            self.oldest_deletion.with_label_values(&[pool]).set(gauge_value(*requested_at));
         }
         for (kind, count) in violations {
-            self.violations.with_label_values(&[kind.as_str()]).set(gauge(*count));
+            self.violations.with_label_values(&[kind.as_str()]).set(gauge_value(*count));
         }
         self.taken.set(taken_at);
     }
-}
-
-fn gauge(count: u64) -> i64 {
-    i64::try_from(count).unwrap_or(i64::MAX)
 }

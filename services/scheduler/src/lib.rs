@@ -1,7 +1,7 @@
 //! The scheduler: publishes ticks when they are due.
 //!
 //! # Consumes
-//! The turns of each kind, and the monotonic clock.
+//! The turns of each kind, the period that pools ask for, and the monotonic clock.
 //!
 //! # Produces
 //! Turns, and one tick for each.
@@ -10,7 +10,7 @@
 //! The turn of each kind in the bucket; the stream of ticks.
 //!
 //! # Guarantees
-//! When the last turn is one period old, some scheduler takes the next one, whatever the wall clocks show. All publish
+//! When the last turn is one period old (that of the settings, or a shorter one of pools), some scheduler takes the next one, whatever the wall clocks show. All publish
 //! the tick of a turn with the same message id, and the stream keeps the first; so a scheduler that crashes in between
 //! loses nothing.
 //!
@@ -24,7 +24,7 @@ use contract::{TickKind, WorkerRole};
 use ports::bus::{ServiceInfo, TickTurns, Ticks, WorkCounts};
 use ports::clock::Clock;
 use prometheus::{IntCounterVec, IntGaugeVec, Opts, Registry};
-use runtime::metrics::{Collectors, counted, register_all};
+use runtime::metrics::{Collectors, counted, gauge_value, register_all};
 use std::convert::Infallible;
 use std::sync::Arc;
 use tokio::task::JoinSet;
@@ -85,8 +85,7 @@ impl Metrics {
 
     /// A tick was published at that time, in Unix seconds.
     fn ticked(&self, kind: TickKind, at_seconds: u64) {
-        let at_seconds = i64::try_from(at_seconds).unwrap_or(i64::MAX);
-        self.last_tick.with_label_values(&[kind.as_str()]).set(at_seconds);
+        self.last_tick.with_label_values(&[kind.as_str()]).set(gauge_value(at_seconds));
     }
 
     fn count(&self, kind: TickKind, result: &str) {

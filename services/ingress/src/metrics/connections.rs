@@ -1,7 +1,7 @@
 //! Metrics of connections.
 
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts};
-use runtime::metrics::Collectors;
+use runtime::metrics::{Collectors, gauge_value};
 use strum::IntoEnumIterator as _;
 
 /// Why a connection ended or was rejected.
@@ -95,11 +95,11 @@ impl ConnectionMetrics {
 
 impl super::Metrics {
     pub(crate) fn connections_are(&self, open: usize) {
-        self.connections.open.set(i64::try_from(open).unwrap_or(i64::MAX));
+        self.connections.open.set(gauge_value(open));
     }
 
     pub(crate) fn connections_are_at_most(&self, limit: usize) {
-        self.connections.limit.set(i64::try_from(limit).unwrap_or(i64::MAX));
+        self.connections.limit.set(gauge_value(limit));
     }
 
     pub(crate) fn closed(&self, reason: Closed) {

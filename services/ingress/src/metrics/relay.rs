@@ -1,7 +1,7 @@
 //! Metrics of the relay to the workers.
 
 use prometheus::{IntCounterVec, IntGauge, Opts};
-use runtime::metrics::{Collectors, InFlight, UnderWay};
+use runtime::metrics::{Collectors, InFlight, UnderWay, gauge_value};
 use strum::IntoEnumIterator as _;
 
 /// Why a relayed request was repeated.
@@ -66,7 +66,7 @@ impl RelayMetrics {
 
 impl super::Metrics {
     pub(crate) fn relays_at_most(&self, requests: usize) {
-        self.relay.in_flight_limit.set(i64::try_from(requests).unwrap_or(i64::MAX));
+        self.relay.in_flight_limit.set(gauge_value(requests));
     }
 
     /// Counts a relayed request until the returned value is dropped.
