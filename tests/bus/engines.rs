@@ -19,6 +19,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use testkit::bus::{MemoryBus, MemoryConfig, ParkedCopy};
+use testkit::clock::settle;
 use tokio_util::sync::CancellationToken;
 
 /// A trait that combines all these, implemented by every type that has them.
@@ -288,9 +289,7 @@ impl World {
     ) -> usize {
         let Inside::Nats(nats) = &self.inside else {
             // A task that waits for a message gets it as soon as the test yields.
-            for _ in 0..100 {
-                tokio::task::yield_now().await;
-            }
+            settle().await;
             return count();
         };
         let stream = nats.deletions().await;

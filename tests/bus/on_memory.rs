@@ -14,7 +14,7 @@ use ports::random::Rng;
 use std::sync::Arc;
 use std::time::Duration;
 use testkit::bus::{Call, Loss, MemoryBus, MemoryConfig};
-use testkit::clock::ManualClock;
+use testkit::clock::{ManualClock, settle};
 use tokio_util::sync::CancellationToken;
 
 const SWEEP: TickKind = TickKind::SWEEP;
@@ -26,13 +26,6 @@ fn bus() -> (MemoryBus, ManualClock) {
     let clock = ManualClock::at(UnixSeconds::new(1_763_683_200));
     let bus = MemoryBus::new(MemoryConfig::default(), Arc::new(clock.clone()), Arc::new(Rng::seeded(7)));
     (bus, clock)
-}
-
-/// Lets every task run until it waits for the test or for the clock.
-async fn settle() {
-    for _ in 0..50 {
-        tokio::task::yield_now().await;
-    }
 }
 
 fn consume(bus: &MemoryBus, stop: &CancellationToken) -> WorkInbox {

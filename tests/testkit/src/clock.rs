@@ -6,10 +6,20 @@ use ports::clock::Clock;
 use std::time::Duration;
 use tokio::sync::watch;
 
+/// More turns than the longest chain of tasks that wake each other.
+const SETTLE_YIELDS: usize = 100;
+
 /// A clock that changes only when it is moved, for tests and simulations.
 #[derive(Clone, Debug)]
 pub struct ManualClock {
     now_ms: watch::Sender<u64>,
+}
+
+/// Lets every task of a test run until it waits for the clock, or for another task that does.
+pub async fn settle() {
+    for _ in 0..SETTLE_YIELDS {
+        tokio::task::yield_now().await;
+    }
 }
 
 // === impl ManualClock ===

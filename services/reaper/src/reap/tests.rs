@@ -18,7 +18,7 @@ use runtime::throttle::ThrottleRules;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use testkit::bus::{MemoryBus, MemoryConfig};
-use testkit::clock::ManualClock;
+use testkit::clock::{ManualClock, settle};
 use testkit::faulty::FaultyStore;
 use testkit::provider::{Call, FakeProvider};
 use testkit::store::MemoryStore;
@@ -88,13 +88,6 @@ fn failed(message: &str) -> ProviderError {
 
 fn delivery(work: &DeletionWork) -> Delivery {
     Delivery { work: work.clone(), deliveries: 1 }
-}
-
-/// Lets every task run until it waits for the test or for the clock.
-async fn settle() {
-    for _ in 0..50 {
-        tokio::task::yield_now().await;
-    }
 }
 
 // === impl Rig ===

@@ -10,6 +10,7 @@ use ports::clock::Clock as _;
 use ports::store::IDENTITY_SHARDS;
 use std::sync::Arc;
 use testkit::bus::{Call, Loss};
+use testkit::clock::settle;
 use testkit::faulty::Fault;
 
 mod identities;
@@ -175,14 +176,10 @@ async fn census_of_another_reconciler_is_exported() {
         rig.bus.keep_census(&census(taken_at, pool, available)).await.unwrap();
         // Twice, so that the first read has certainly ended.
         for _ in 0..2 {
-            for _ in 0..50 {
-                tokio::task::yield_now().await;
-            }
+            settle().await;
             rig.clock.advance(SHOW_PERIOD);
         }
-        for _ in 0..50 {
-            tokio::task::yield_now().await;
-        }
+        settle().await;
         assert_eq!(rig.metric("broker_sandboxes", &["main", "available"]), shown, "{taken_at}");
     }
     assert_eq!(rig.metric("broker_sandboxes", &["other", "available"]), 5);

@@ -8,6 +8,7 @@ use ports::bus::TickTurns as _;
 use runtime::pools::POOLS_REFRESH_PERIOD;
 use std::sync::Arc;
 use std::time::Duration;
+use testkit::clock::settle;
 use tokio_util::sync::CancellationToken;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -100,9 +101,7 @@ async fn shortest_period_is_requested_when_it_changes() {
         async move { reconciler.request_periods_until(stop).await }
     });
     let requested = || async {
-        for _ in 0..100 {
-            tokio::task::yield_now().await;
-        }
+        settle().await;
         rig.bus.requested_period(TickKind::SYNC).await.unwrap()
     };
     assert_eq!(requested().await, Some(90 * SECOND));

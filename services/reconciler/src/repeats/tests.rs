@@ -7,6 +7,7 @@ use contract::{Report, TickOrder};
 use domain::StateName;
 use ports::bus::{CensusStore as _, Runner as _, TickQueue as _, Ticks as _};
 use ports::provider::ProviderError;
+use testkit::clock::settle;
 use tokio_util::sync::CancellationToken;
 
 fn runner(rig: &Rig) -> KindRunner {
@@ -17,12 +18,6 @@ fn runner(rig: &Rig) -> KindRunner {
 
 fn unreachable() -> ProviderError {
     ProviderError::Unreachable { message: "no route".to_owned() }
-}
-
-async fn settle() {
-    for _ in 0..100 {
-        tokio::task::yield_now().await;
-    }
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use testkit::bus::{MemoryBus, MemoryConfig};
-use testkit::clock::ManualClock;
+use testkit::clock::{ManualClock, settle};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -126,13 +126,6 @@ impl World {
             self.clock.advance(SECOND);
             settle().await;
         }
-    }
-}
-
-async fn settle() {
-    // Lets every task run until it waits for the clock again.
-    for _ in 0..100 {
-        tokio::task::yield_now().await;
     }
 }
 
