@@ -18,7 +18,7 @@ use contract::{
 };
 use domain::{
     Actor, Candidate, ClaimKey, ClaimRecord, Grant, IdempotencyKey, LabId, Lease, NamePrefix, PoolName,
-    RequestKey, Sandbox,
+    PoolSpec, RequestKey, Sandbox,
 };
 use ports::bus::{Attempt, Request};
 use ports::store::{MoveClaim, OpenClaim, StoreError, Write};
@@ -97,8 +97,7 @@ impl Allocator {
         let claimed = tokio::time::timeout_at(deadline.at().into(), self.claim(&claim, &deadline)).await;
         let (outcome, sandbox) = match claimed.unwrap_or(Err(ClaimError::Late)) {
             Ok(claimed) => claimed,
-            Err(ClaimError::Scarce(Scarcity::Exhausted)) => return Err(self.exhausted(&claim).await),
-            Err(error) => return Err(claim_fault(request, &error)),
+            Err(error) => return Err(self.fault_of(request, &claim, &deadline, &error).await),
         };
         if outcome == Outcome::Created {
             self.ports.recorder.note(&sandbox, Some(&request.context.request_id));
@@ -179,15 +178,15 @@ impl Allocator {
     /// whose own prefix fits.
     fn selectors_of(&self, claim: &Claim<'_>, prefix: &NamePrefix) -> Result<Vec<Selector>, Fault> {
         let pools = self.ports.pools.current();
-        let mut names: Vec<_> = pools.names().collect();
-        names.sort_by_key(|name| {
-            let of_pool = pools.get(name).and_then(|spec| spec.name_prefix.as_ref());
-            let (of_pool, asked) = (of_pool.map_or("", NamePrefix::as_str), prefix.as_str());
+        let (default, asked) = (pools.default_pool(), prefix.as_str());
+        let mut specs: Vec<_> = pools.specs().iter().collect();
+        specs.sort_by_cached_key(|spec| {
+            let of_pool = spec.name_prefix.as_ref().map_or("", NamePrefix::as_str);
             let is_likely = of_pool.starts_with(asked) || asked.starts_with(of_pool);
-            (pools.default_pool() != Some(name), !is_likely)
+            (default != Some(&spec.name), !is_likely)
         });
         let (mut selectors, mut refused) = (Vec::new(), None);
-        for pool in names {
+        for PoolSpec { name: pool, .. } in specs {
             let usable = claim.authorize(pool).and_then(|()| self.check_length(pool, claim.wanted));
             match usable {
                 Ok(()) => selectors.push(Selector { pool: pool.clone(), prefix: Some(prefix.clone()) }),
@@ -240,7 +239,7 @@ impl Allocator {
             claim.refuse_if_answered(&held.record.answered)?;
             let mut ended = Vec::new();
             if !held.record.is_closed {
-                // Our own candidates belong to the requested pool.
+                // Our own candidates belong to pools that were authorized with the claim.
                 if held.reserved.is_none()
                     && let Some(pool) = self.pool_of(&claim.principal.scope, &held.record.candidate).await?
                 {
@@ -419,14 +418,19 @@ impl Allocator {
     }
 
     /// The fault for a claim that no pool can fulfil: what was asked for, and what the caller could get elsewhere.
-    async fn exhausted(&self, claim: &Claim<'_>) -> Fault {
+    async fn exhausted(&self, claim: &Claim<'_>, deadline: &Deadline) -> Fault {
         let asked: Vec<_> = claim.selectors.iter().map(|selector| selector.pool.as_str()).collect();
         let of_pools = if asked.len() == 1 { "pool" } else { "the pools" };
         let mut message = format!("there is no free sandbox in {of_pools} {}", asked.join(", "));
         if let Some(prefix) = claim.selectors.iter().find_map(|selector| selector.prefix.as_ref()) {
             message += &format!(" whose name begins with `{prefix}`");
         }
-        let census = self.last_census().await.unwrap_or_default();
+        let census = {
+            // The store may serve another request meanwhile.
+            let _idle = claim.permit.idle();
+            tokio::time::timeout_at(deadline.at().into(), self.last_census()).await
+        };
+        let census = census.ok().flatten().unwrap_or_default();
         let free = census.pools.iter().filter(|(name, counts)| {
             let is_usable = PoolName::parse(name)
                 .is_ok_and(|pool| self.grants_in(&pool) && claim.authorize(&pool).is_ok());
@@ -437,6 +441,37 @@ impl Allocator {
             message += &format!("; the last census counted {} free", free.join(", "));
         }
         Fault::new(FaultCode::PoolExhausted, message)
+    }
+
+    /// The fault for a claim without a lease.
+    async fn fault_of(
+        &self,
+        request: &Request,
+        claim: &Claim<'_>,
+        deadline: &Deadline,
+        error: &ClaimError,
+    ) -> Fault {
+        match error {
+            ClaimError::Store(error) | ClaimError::Scarce(Scarcity::Store(error)) => {
+                store_fault(request, error)
+            }
+            ClaimError::Scarce(Scarcity::Exhausted) => self.exhausted(claim, deadline).await,
+            ClaimError::Scarce(Scarcity::Draining) => {
+                Fault::new(FaultCode::PoolExhausted, "this pool is being drained and grants no leases")
+            }
+            ClaimError::Scarce(Scarcity::Contended) => Fault::new(
+                FaultCode::Contended,
+                "others were faster for every free sandbox; repeat with the same key",
+            ),
+            ClaimError::Refused(fault) => fault.clone(),
+            ClaimError::Answered => Fault::new(
+                FaultCode::AllocationExpired,
+                "this request was answered already, by a lease that has ended; claim again by a new request",
+            ),
+            ClaimError::Late => {
+                Fault::new(FaultCode::Timeout, "the deadline passed; repeat with the same key")
+            }
+        }
     }
 }
 
@@ -476,29 +511,6 @@ impl Claim<'_> {
     fn outcome_of(&self, lease: &Lease) -> Outcome {
         let is_creator = self.request.is_some() && self.request == lease.request;
         if is_creator { Outcome::Created } else { Outcome::Existing }
-    }
-}
-
-/// The fault for a claim without a lease.
-fn claim_fault(request: &Request, error: &ClaimError) -> Fault {
-    match error {
-        ClaimError::Store(error) | ClaimError::Scarce(Scarcity::Store(error)) => store_fault(request, error),
-        ClaimError::Scarce(Scarcity::Exhausted) => {
-            Fault::new(FaultCode::PoolExhausted, "there is no free sandbox")
-        }
-        ClaimError::Scarce(Scarcity::Draining) => {
-            Fault::new(FaultCode::PoolExhausted, "this pool is being drained and grants no leases")
-        }
-        ClaimError::Scarce(Scarcity::Contended) => Fault::new(
-            FaultCode::Contended,
-            "others were faster for every free sandbox; repeat with the same key",
-        ),
-        ClaimError::Refused(fault) => fault.clone(),
-        ClaimError::Answered => Fault::new(
-            FaultCode::AllocationExpired,
-            "this request was answered already, by a lease that has ended; claim again by a new request",
-        ),
-        ClaimError::Late => Fault::new(FaultCode::Timeout, "the deadline passed; repeat with the same key"),
     }
 }
 
