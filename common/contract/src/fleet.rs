@@ -84,6 +84,15 @@ pub struct FleetReply {
     pub drift: BTreeMap<String, BTreeSet<String>>,
 }
 
+// === impl FleetReply ===
+
+impl FleetReply {
+    /// The roles that no process has.
+    pub fn missing_roles(&self) -> impl Iterator<Item = WorkerRole> + '_ {
+        self.roles.iter().filter(|(_, count)| **count == 0).map(|(role, _)| *role)
+    }
+}
+
 // === impl WorkerRole ===
 
 impl WorkerRole {

@@ -90,7 +90,7 @@ impl NatsBus {
         const OPERATION: &str = "look at a consumer";
         let config: consumer::Config = self.config.tick_consumer_config(kind).into_consumer_config();
         let name = config.durable_name.clone().unwrap_or_default();
-        let stream = self.jetstream.get_stream(stream).await.map_err(failed(OPERATION))?;
+        let stream = self.stream_to_read(stream.to_owned()).await?;
         let differing = match stream.consumer_info(&name).await {
             Ok(info) => Some(differing(&config, &info.config)),
             Err(error) if error.kind() == ConsumerInfoErrorKind::NotFound => None,

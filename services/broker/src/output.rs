@@ -1,9 +1,12 @@
 //! How commands print: tables for people, JSON for programs, once or again and again.
 
 use clap::ValueEnum;
+use contract::events::rfc3339;
+use domain::UnixSeconds;
 use ports::clock::{Clock as _, SystemClock};
 use serde::Serialize;
 use serde_json::Value;
+use std::fmt;
 use std::io::IsTerminal as _;
 use std::time::Duration;
 
@@ -175,9 +178,14 @@ fn scalar(value: &Value) -> String {
     }
 }
 
-/// A text, or the sign for none.
-pub(crate) fn or_none(text: Option<&str>) -> String {
-    text.unwrap_or(NONE).to_owned()
+/// A value, or the sign for none.
+pub(crate) fn or_none(value: Option<impl fmt::Display>) -> String {
+    value.map_or_else(|| NONE.to_owned(), |value| value.to_string())
+}
+
+/// A moment in Unix seconds, or the sign for none.
+pub(crate) fn moment(at: Option<u64>) -> String {
+    or_none(at.map(|at| rfc3339(UnixSeconds::new(at))))
 }
 
 /// Rows below their headers, aligned.

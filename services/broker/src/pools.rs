@@ -1,7 +1,7 @@
 //! `broker pools`: shows and changes the pools of a fleet from a shell, over NATS.
 
 use crate::deletions::client::Client;
-use crate::output::{Format, NONE, Shown, Watch, columns, or_none};
+use crate::output::{Format, Shown, Watch, columns, or_none};
 use clap::Subcommand;
 use contract::Verb;
 use contract::pools::{
@@ -144,11 +144,8 @@ fn table(reply: &PoolsReply) -> String {
 fn row(view: &PoolView) -> [String; 11] {
     let PoolView { pool, state, version, settings, lease, is_default, counts } = view;
     let LeaseSettings { duration_minutes, grace_minutes, .. } = *lease;
-    let minutes =
-        |minutes: Option<u32>| minutes.map_or_else(|| NONE.to_owned(), |minutes| format!("{minutes}m"));
-    let count = |of: fn(&contract::PoolStats) -> u64| {
-        counts.as_ref().map_or_else(|| NONE.to_owned(), |counts| of(counts).to_string())
-    };
+    let minutes = |minutes: Option<u32>| or_none(minutes.map(|minutes| format!("{minutes}m")));
+    let count = |of: fn(&contract::PoolStats) -> u64| or_none(counts.as_ref().map(of));
     [
         if *is_default { format!("{pool} (default)") } else { pool.clone() },
         state.to_string(),

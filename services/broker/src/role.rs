@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use strum::IntoEnumIterator as _;
 
-/// The commit of a build that was not told its own (`BROKER_COMMIT`).
+/// The commit of a build without (`BROKER_COMMIT`).
 const UNKNOWN_COMMIT: &str = "unknown";
 
 /// The role of a process.

@@ -32,19 +32,14 @@ fn in_use(env: &dyn Env) -> anyhow::Result<Option<Fleet>> {
 /// # Errors
 /// A file of contexts that cannot be read.
 pub(crate) fn over(env: &dyn Env) -> anyhow::Result<Overlay<'_>> {
+    Ok(with(env, in_use(env)?.unwrap_or_default()))
+}
+
+/// The environment with what `fleet` says about NATS.
+fn with(env: &dyn Env, fleet: Fleet) -> Overlay<'_> {
     let mut overlay = Overlay::over(env);
-    let Some(Fleet {
-        nats_url,
-        subject_prefix,
-        credentials_file,
-        user,
-        password_file,
-        http_url: _,
-        token_file: _,
-    }) = in_use(env)?
-    else {
-        return Ok(overlay);
-    };
+    let Fleet { nats_url, subject_prefix, credentials_file, user, password_file, http_url: _, token_file: _ } =
+        fleet;
     let text = |path: Option<PathBuf>| path.map(|path| path.display().to_string());
     for (name, value) in [
         ("NATS_URL", nats_url),
@@ -57,7 +52,7 @@ pub(crate) fn over(env: &dyn Env) -> anyhow::Result<Overlay<'_>> {
             overlay.set(name, value);
         }
     }
-    Ok(overlay)
+    overlay
 }
 
 /// The transport of `broker client`, with its environment: that of the arguments, else of the environment, else of the
@@ -72,8 +67,9 @@ pub(crate) fn transport(
     if options.http.is_some() || options.nats.is_some() {
         return Ok((options, Overlay::over(env)));
     }
-    let overlay = over(env)?;
-    let (http, token_file) = in_use(env)?.map(|fleet| (fleet.http_url, fleet.token_file)).unwrap_or_default();
+    let mut fleet = in_use(env)?.unwrap_or_default();
+    let (http, token_file) = (fleet.http_url.take(), fleet.token_file.take());
+    let overlay = with(env, fleet);
     let nats = overlay.get("NATS_URL").filter(|_| http.is_none());
     Ok((transport::Options { http, token_file, nats, ..options }, overlay))
 }

@@ -18,6 +18,8 @@ use std::time::Duration;
 const TIMEOUT: Timeouts = Timeouts { call: Duration::from_secs(45), attempt: Duration::from_secs(15) };
 /// Name of the connections of operators, which also replaces `{role}` in `NATS_USER`.
 pub(crate) const OPERATOR: &str = "operator";
+/// Time-out of discovery; workers answer within milliseconds, and a short silence ends it sooner.
+pub(crate) const ANSWERS_TIMEOUT: Duration = Duration::from_secs(2);
 /// Time-out of connecting.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 

@@ -1,15 +1,12 @@
 //! `broker deletions list`: prints the deletion queue.
 
 use super::client::Client;
-use crate::output::{Format, Shown, Watch, columns, or_none};
+use crate::output::{Format, Shown, Watch, columns, moment, or_none};
 use clap::Args;
-use contract::events::rfc3339;
+use contract::queue::PAGE_LIMIT_MAX;
 use contract::{DeletionTotals, DeletionsReply, DeletionsRequest, SandboxStatus, Verb};
-use domain::UnixSeconds;
 use runtime::settings::Env;
 
-/// Entries per page.
-const PAGE_LIMIT: u32 = 100;
 /// Most pages of one command, because an index that grows as fast as it is read would never end.
 const PAGES_MAX: usize = 10_000;
 
@@ -51,7 +48,7 @@ impl List {
                 pool: self.pool.clone(),
                 status: self.status.clone().map(SandboxStatus::from),
                 cursor: all.cursor.take(),
-                limit: Some(PAGE_LIMIT),
+                limit: Some(PAGE_LIMIT_MAX),
             };
             let page: DeletionsReply = client.ask(Verb::Deletions, &request).await?;
             all.count += page.count;
@@ -68,7 +65,6 @@ impl List {
 
 fn table(listed: &DeletionsReply) -> String {
     let rows = listed.deletions.iter().map(|entry| {
-        let retry = entry.retry_at.map(|at| rfc3339(UnixSeconds::new(at)));
         let pre_clean = entry.pre_clean.as_ref().map(|one| format!(" (pre-clean: {})", one.summary));
         [
             entry.sandbox_id.clone(),
@@ -76,7 +72,7 @@ fn table(listed: &DeletionsReply) -> String {
             entry.place.as_str().to_owned(),
             format!("{} s", entry.age_seconds),
             entry.attempts.to_string(),
-            or_none(retry.as_deref()),
+            moment(entry.retry_at),
             or_none(entry.last_error.as_deref()) + &pre_clean.unwrap_or_default(),
         ]
     });

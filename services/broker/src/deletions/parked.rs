@@ -1,10 +1,11 @@
 //! Parked deletions: list them, replay them, remove messages that cannot be read.
 
 use super::client::Client;
-use crate::output::{Format, Shown, columns, or_none};
+use crate::output::{Format, Shown, columns, moment, or_none};
 use anyhow::bail;
 use clap::{Args, Subcommand};
 use contract::events::rfc3339;
+use contract::queue::PAGE_LIMIT_MAX;
 use contract::{
     DeletionRequest, DeletionView, KeyRequest, ParkedReply, ParkedRequest, ParkedView, RemoveReply,
     ReplayAllReply, ReplayAllRequest, ReplayOutcome, ReplayReply, Verb,
@@ -13,8 +14,6 @@ use domain::UnixSeconds;
 use runtime::settings::Env;
 use std::fmt::Write as _;
 
-/// Entries per page.
-const PAGE_LIMIT: u32 = 100;
 /// Most pages of one command, because a stream that grows as fast as it is read would never end.
 const PAGES_MAX: usize = 10_000;
 
@@ -93,7 +92,7 @@ impl Command {
 impl Which {
     fn page(&self, cursor: Option<u64>) -> ParkedRequest {
         let Self { pool, reason } = self.clone();
-        ParkedRequest { pool, reason, cursor, limit: Some(PAGE_LIMIT) }
+        ParkedRequest { pool, reason, cursor, limit: Some(PAGE_LIMIT_MAX) }
     }
 }
 
@@ -165,9 +164,8 @@ async fn remove(client: &Client, request: KeyRequest, format: Format) -> anyhow:
 
 fn table(parked: &[ParkedView]) -> String {
     let rows = parked.iter().map(|ParkedView { key, pool, reason, attempts, parked_at }| {
-        let attempts = attempts.map(|attempts| attempts.to_string());
-        let at = rfc3339(UnixSeconds::new(*parked_at));
-        [key.clone(), or_none(pool.as_deref()), or_none(attempts.as_deref()), at, reason.clone()]
+        let at = moment(Some(*parked_at));
+        [key.clone(), or_none(pool.as_deref()), or_none(*attempts), at, reason.clone()]
     });
     let table = columns(["KEY", "POOL", "ATTEMPTS", "PARKED", "REASON"], rows);
     format!("{table}{} parked\n", parked.len())

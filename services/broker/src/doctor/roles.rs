@@ -1,14 +1,12 @@
 //! The running roles: whether each of them answers, their versions, and settings that differ.
 
 use super::{Fault, Findings};
+use crate::deletions::client::ANSWERS_TIMEOUT;
 use contract::{FleetReply, WorkerRole, WorkerView};
 use nats::NatsBus;
 use ports::bus::Discovery as _;
 use runtime::telemetry::Chain;
-use std::time::Duration;
 
-/// Time-out of discovery; workers answer within milliseconds, and a short silence ends it sooner.
-const ANSWERS_TIMEOUT: Duration = Duration::from_secs(2);
 /// The version of this build.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -21,9 +19,8 @@ pub(super) async fn examine(bus: &NatsBus, findings: &mut Findings) {
 }
 
 fn report(fleet: &FleetReply, findings: &mut Findings) {
-    let FleetReply { roles, workers, drift } = fleet;
-    let missing: Vec<_> =
-        roles.iter().filter(|(_, count)| **count == 0).map(|(role, _)| WorkerRole::as_str(*role)).collect();
+    let FleetReply { roles: _, workers, drift } = fleet;
+    let missing: Vec<_> = fleet.missing_roles().map(WorkerRole::as_str).collect();
     if missing.is_empty() {
         findings.ok("roles", format!("{} workers answer", workers.len()));
     } else {

@@ -1,5 +1,6 @@
 //! `broker table index`: replaces `LabIndex` by `GroupIndex` on a live table, step by step.
 
+use crate::deletions::client::ANSWERS_TIMEOUT;
 use anyhow::{Context as _, bail};
 use clap::Subcommand;
 use contract::{WorkerRole, WorkerView};
@@ -11,8 +12,6 @@ use ports::clock::{Clock, SystemClock};
 use serde::Serialize;
 use std::time::Duration;
 
-/// Time-out of discovery; workers answer within milliseconds, and a short silence ends it sooner.
-const ANSWERS_TIMEOUT: Duration = Duration::from_secs(2);
 /// Most items of a page: what is repeated after a stop.
 const PAGE_ITEMS_MAX: u32 = 100;
 /// Most items a second.

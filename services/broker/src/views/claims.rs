@@ -1,8 +1,8 @@
 //! `broker claims`: the leases that are held now.
 
-use super::sandboxes::{Common, MORE, list, moment};
+use super::sandboxes::{Common, MORE, list};
 use crate::deletions::client::Client;
-use crate::output::{Shown, columns, or_none};
+use crate::output::{Shown, columns, moment, or_none};
 use clap::Args;
 use contract::{SandboxEntry, SandboxView, SandboxesRequest};
 use domain::StateName;

@@ -1,14 +1,9 @@
 //! `broker fleet`: every worker with its version and its work, and settings that differ.
 
-use super::sandboxes::moment;
-use crate::deletions::client::Client;
-use crate::output::{Shown, columns, or_none};
+use crate::deletions::client::{ANSWERS_TIMEOUT, Client};
+use crate::output::{Shown, columns, moment, or_none};
 use contract::{FleetReply, WorkView, WorkerView};
 use ports::bus::Discovery as _;
-use std::time::Duration;
-
-/// Time-out of discovery; workers answer within milliseconds, and a short silence ends it sooner.
-const ANSWERS_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Asks who works.
 pub(super) async fn look(client: &Client) -> anyhow::Result<Shown> {
@@ -19,7 +14,7 @@ pub(super) async fn look(client: &Client) -> anyhow::Result<Shown> {
 fn table(reply: &FleetReply) -> String {
     let headers = ["ROLE", "ID", "VERSION", "STARTED", "IN FLIGHT", "DONE", "FAILED"];
     let mut text = columns(headers, reply.workers.iter().map(row));
-    for (role, _) in reply.roles.iter().filter(|(_, count)| **count == 0) {
+    for role in reply.missing_roles() {
         text.push_str(&format!("no {} answers\n", role.as_str()));
     }
     for (setting, values) in &reply.drift {
@@ -37,7 +32,7 @@ fn row(worker: &WorkerView) -> [String; 7] {
         id.clone(),
         version.clone(),
         moment(Some(*started_at)),
-        or_none(in_flight.map(|count| count.to_string()).as_deref()),
+        or_none(*in_flight),
         sum(|work| work.requests),
         sum(|work| work.errors),
     ]

@@ -1,14 +1,11 @@
 //! `broker sandboxes`: sandboxes with their state and their owner.
 
 use crate::deletions::client::Client;
-use crate::output::{Shown, columns, or_none};
+use crate::output::{Shown, columns, moment, or_none};
 use clap::Args;
-use contract::events::rfc3339;
+use contract::queue::PAGE_LIMIT_MAX;
 use contract::{SandboxEntry, SandboxView, SandboxesReply, SandboxesRequest, Verb};
-use domain::UnixSeconds;
 
-/// Most sandboxes of a page.
-const PAGE_LIMIT: u32 = 100;
 /// Default of the most sandboxes of a command.
 const LIMIT_DEFAULT: u32 = 1_000;
 
@@ -71,7 +68,7 @@ pub(super) async fn list(
 ) -> anyhow::Result<SandboxesReply> {
     let (mut all, mut left) = (SandboxesReply::default(), limit);
     loop {
-        request.limit = Some(left.min(PAGE_LIMIT));
+        request.limit = Some(left.min(PAGE_LIMIT_MAX));
         request.cursor = all.cursor.take();
         let page: SandboxesReply = client.ask(Verb::Sandboxes, &request).await?;
         left = left.saturating_sub(u32::try_from(page.sandboxes.len())?);
@@ -82,11 +79,6 @@ pub(super) async fn list(
             return Ok(all);
         }
     }
-}
-
-/// A moment; the sign for none if there is none.
-pub(super) fn moment(at: Option<u64>) -> String {
-    or_none(at.map(|at| rfc3339(UnixSeconds::new(at))).as_deref())
 }
 
 fn row(entry: &SandboxEntry) -> [String; 8] {
