@@ -218,6 +218,13 @@ impl ReplayAllRequest {
         let ParkedRequest { pool, reason, cursor, limit } = which;
         Self { pool, reason, cursor, limit, by }
     }
+
+    /// Which page of parked deletions, and who asks.
+    #[must_use]
+    pub fn into_parts(self) -> (ParkedRequest, Option<String>) {
+        let Self { pool, reason, cursor, limit, by } = self;
+        (ParkedRequest { pool, reason, cursor, limit }, by)
+    }
 }
 
 /// What a page of replays did.

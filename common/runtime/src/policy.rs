@@ -5,7 +5,8 @@ use domain::LeasePolicy;
 use std::time::Duration;
 
 const REGION_DEFAULT: &str = "us-east-1";
-const HOUR_SECONDS: u64 = 3_600;
+/// Seconds of an hour.
+pub const HOUR_SECONDS: u64 = 3_600;
 const MINUTE_SECONDS: u64 = 60;
 const DAY_SECONDS: u64 = 24 * HOUR_SECONDS;
 

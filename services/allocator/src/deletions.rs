@@ -119,8 +119,7 @@ impl Allocator {
     }
 
     pub(crate) async fn replay_all(&self, request: &Request) -> Result<ReplayAllReply, Fault> {
-        let ReplayAllRequest { pool, reason, cursor, limit, by } = decode(&request.body)?;
-        let which = ParkedRequest { pool, reason, cursor, limit };
+        let (which, by) = decode::<ReplayAllRequest>(&request.body)?.into_parts();
         let (which, by) = (Which::parse(&which)?, parse_operator(request, by.as_deref())?);
         let (page, cursor) = self.parked_page(request, &which).await?;
         let outcomes: Vec<_> = stream::iter(page)

@@ -12,6 +12,7 @@ use domain::{Actor, Candidate, Order, PoolName, PoolSpec, Reason, Sandbox};
 use parking_lot::Mutex;
 use ports::provider::{Health, Target};
 use ports::store::{StoreError, Write, unless_unreadable};
+use runtime::policy::HOUR_SECONDS;
 use runtime::settings::Settings;
 use runtime::telemetry::Chain;
 use std::time::{Duration, Instant};
@@ -20,7 +21,6 @@ use std::time::{Duration, Instant};
 const UNSOUND_MAX: usize = 5;
 /// The actor of these quarantines, for the history.
 const CHECKER: &str = "health-check";
-const HOUR_SECONDS: u64 = 3_600;
 
 /// Settings of the health check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

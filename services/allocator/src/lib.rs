@@ -7,7 +7,8 @@
 //! Replies; deletion work for every sandbox that is released or replayed; events.
 //!
 //! # Calls
-//! The store, by conditional writes. The provider, only for health checks of candidates.
+//! The store, by conditional writes. The provider, only for health checks of candidates. The stored census, for
+//! statistics and for the refusal of an exhausted pool.
 //!
 //! # Guarantees
 //! A sandbox has at most one live lease, and an owner at most one for each idempotency key, whatever crashes or is

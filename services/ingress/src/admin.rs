@@ -11,6 +11,7 @@ use contract::RunStatus;
 use contract::{Action, Fault, FaultCode, RunReport, Target, TickKind, TickOrder, Verb, authorize};
 use ports::bus::{BusError, TickReceipt, Ticks};
 use ports::clock::Clock;
+use runtime::policy::HOUR_SECONDS;
 use runtime::telemetry::Chain;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -26,7 +27,6 @@ use crate::request_id::Facts;
 
 /// Operators' requests that may wait for a report at once; each holds a subscription.
 pub const ADMIN_WAITERS_MAX: usize = 64;
-const HOUR_SECONDS: u64 = 3_600;
 /// Time-out of reading the last tick; after it, the answer is that there is no report yet.
 const LAST_TICK_TIMEOUT: Duration = Duration::from_secs(1);
 /// Reserved part of the time for a report, for what happens after it.

@@ -1,5 +1,5 @@
-//! The query and the body of an operator's request. Unknown parameters are refused: a misspelled filter would be ignored, and an
-//! action would affect more than intended.
+//! The query and the body of an operator's request. Unknown parameters are refused: a misspelled filter would be
+//! ignored, and an action would affect more than intended.
 
 use axum::extract::{FromRequestParts, Query};
 use axum::http::request::Parts;
@@ -49,7 +49,7 @@ where
     }
 }
 
-/// The settings in a body, which is a JSON object.
+/// A body that has to be a JSON object.
 pub(crate) fn json_object<T: DeserializeOwned>(body: &[u8]) -> Result<T, Fault> {
     if !body.trim_ascii_start().starts_with(b"{") {
         return Err(Fault::invalid("the body", "is no JSON object"));

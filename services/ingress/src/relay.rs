@@ -102,7 +102,6 @@ impl Relay {
             idempotency_key: idempotency_key.map(ToOwned::to_owned),
             // Not the request id, which callers may use again: an attempt at an old request would be indistinguishable
             // from one at a new request.
-            // distinguished from one at a new request.
             attempt: Some(Attempt { request_key: self.random.fresh_id(), number: None }),
             principal: facts.principal(),
         };

@@ -7,7 +7,7 @@
 //! Scheduled retries; parked deletions; tombstones; events.
 //!
 //! # Calls
-//! The provider, when the provider throttle admits the call; the store.
+//! The provider, when the provider throttle admits the call; the store. The queue's depth, for its metrics.
 //!
 //! # Guarantees
 //! A deletion leaves the queue only when the table says that it is finished, no longer wanted, or parked. A finished

@@ -5,7 +5,8 @@
 //!
 //! # Produces
 //! Sandboxes in the pools; deletion work for expired leases and for lost work; lost copies of parked deletions;
-//! tombstones of sandboxes that the provider has not listed for long; the census; events; reports.
+//! tombstones of sandboxes that the provider has not listed for long; the census; events; reports; ticks that repeat
+//! failed runs; the period that pools ask for, and turns of the providers' listings.
 //!
 //! # Calls
 //! The provider's listing; the store.

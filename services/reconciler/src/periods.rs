@@ -63,19 +63,28 @@ impl Reconciler {
             return Ok(false);
         }
         let taken = self.ports.turns.take_turn(of, last.as_ref()).await?;
-        self.age_of(provider, &taken);
+        // From now on its age is known.
+        self.known_since(provider, taken.revision);
         Ok(true)
     }
 
     /// The age of a turn: what the bus knows of it, or how long this process has known it.
     fn age_of(&self, provider: &ProviderName, turn: &TickTurn) -> Duration {
+        let since = self.known_since(provider, turn.revision);
+        self.ports.clock.monotonic().saturating_sub(since).max(turn.age)
+    }
+
+    /// Since when this process knows the turn, on the monotonic clock.
+    fn known_since(&self, provider: &ProviderName, revision: u64) -> Duration {
         let now = self.ports.clock.monotonic();
-        let mut known = self.listings.lock();
-        let since = known.entry(provider.clone()).or_insert((turn.revision, now));
-        if since.0 != turn.revision {
-            *since = (turn.revision, now);
+        let mut listings = self.listings.lock();
+        match listings.get(provider) {
+            Some((known, since)) if *known == revision => *since,
+            _ => {
+                listings.insert(provider.clone(), (revision, now));
+                now
+            }
         }
-        now.saturating_sub(since.1).max(turn.age)
     }
 }
 

@@ -8,13 +8,13 @@ use contract::{StaleReport, TickOrder};
 use domain::{Sandbox, SandboxId, StateName};
 use parking_lot::{Mutex, MutexGuard};
 use ports::store::{SortRange, StoreError, Write};
+use runtime::policy::HOUR_SECONDS;
 use runtime::telemetry::Chain;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// Sandboxes that are remembered for their events; only an outage of days reaches this.
 const UNPUBLISHED_MAX: usize = 100_000;
-const HOUR_SECONDS: u64 = 3_600;
 
 /// Sandboxes that may be tombstones without an event in the event log. They are in no index, so they are remembered
 /// until the event is published.

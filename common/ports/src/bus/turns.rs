@@ -15,12 +15,12 @@ pub enum Periodic<'a> {
     Listing(&'a ProviderName),
 }
 
-/// A turn: one tick of a kind, however many schedulers publish it.
+/// A turn: one tick of a kind, or one read of a listing, however many processes want it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TickTurn {
     /// Changes with every turn.
     pub revision: u64,
-    /// Identifies its tick; no two turns of a kind have the same.
+    /// Identifies it; no two turns of one [`Periodic`] have the same.
     pub number: u64,
     /// Whether there was no turn before it.
     pub is_first: bool,

@@ -254,7 +254,7 @@ async fn deletions_that_end_during_the_run_are_counted() {
     }
     done(rig.store.finish_deletion(&id(0), Epoch::new(1), NOW, NOW.after(HOUR), None).await.unwrap());
     done(rig.store.park_deletion(&id(1), Epoch::new(1), NOW).await.unwrap());
-    // One that nobody wanted when the run began.
+    // One that was not wanted when the run began.
     finish(&rig, 3).await;
     let mut report = SweepReport::default();
     rig.reconciler.count_ended(&wanted, &mut report, &mut Skipped::default()).await.unwrap();
