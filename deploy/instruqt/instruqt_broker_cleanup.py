@@ -67,7 +67,8 @@ def required(name: str) -> str:
     return header_safe(name, text)
 
 def header_safe(name: str, text: str) -> str:
-    if text and not re.fullmatch(r"[!-~]([ -~]*[!-~])?", text):
+    visible = "!-~\u00a0-\ud7ff\ue000-\U0010ffff"
+    if text and not re.fullmatch(f"[{visible}]([ {visible}]*[{visible}])?", text):
         raise Failed(f"{name} holds characters that cannot be sent")
     return text
 
@@ -312,7 +313,9 @@ class Caller:
 
 def _request(call: Call) -> urllib.request.Request:
     data = None
-    headers = {"Accept": "application/json", **call.headers}
+    # http.client sends text as Latin-1; the broker reads UTF-8.
+    own = {name: value.encode().decode("latin-1") for name, value in call.headers.items()}
+    headers = {"Accept": "application/json", **own}
     if call.body is not None:
         data = json.dumps(call.body).encode()
         headers["Content-Type"] = "application/json"

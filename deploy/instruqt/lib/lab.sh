@@ -142,7 +142,7 @@ lab_required() {
 
 lab_header_safe() {
     case $2 in
-        *[!\ -~]* | ' '* | *' ') fail "$1 holds characters that cannot be sent" ;;
+        *[[:cntrl:]]* | ' '* | *' ') fail "$1 holds characters that cannot be sent" ;;
     esac
 }
 

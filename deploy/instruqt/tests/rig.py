@@ -131,7 +131,7 @@ class Fleet:
     def _note(self, seen, status, body):
         if seen.path == "/v1/allocate" and status in (200, 201):
             with self._lock:
-                owner = seen.headers["x-instruqt-sandbox-id"]
+                owner = seen.headers["x-instruqt-sandbox-id"].encode("latin-1").decode()
                 self._granted.setdefault(owner, set()).add(json.loads(body)["sandbox_id"])
 
     def stats(self):
@@ -154,7 +154,7 @@ class Fleet:
             return set().union(*self._granted.values())
 
     def _holds(self, owner, sandbox_id):
-        headers = {"Authorization": f"Bearer {self.token}", "X-Instruqt-Sandbox-ID": owner}
+        headers = {"Authorization": f"Bearer {self.token}", "X-Instruqt-Sandbox-ID": owner.encode().decode("latin-1")}
         request = urllib.request.Request(f"{self.url}/v1/sandboxes/{sandbox_id}", headers=headers)
         try:
             with urllib.request.urlopen(request, timeout=READY_MAX_SECONDS) as response:

@@ -39,6 +39,18 @@ class Allocate(unittest.TestCase):
         self.assertEqual(seen.headers["x-sandbox-name-prefix"], "lab")
         self.assertTrue(lab.text("sandbox_name.txt").startswith("lab"))
 
+    def check_names_beyond_ascii(self, lab):
+        """Participants and labs may have any UTF-8 name; it arrives as it was set."""
+        lab.owner = lab.env["INSTRUQT_PARTICIPANT_ID"] = f"{lab.owner} Zoë 沙箱 😀"
+        with fleet().line() as line:
+            lab.must("allocate", BROKER_API_URL=line.url, INSTRUQT_TRACK_SLUG="Größe 1")
+            headers = line.seen[0].headers
+        sent = [headers[name].encode("latin-1").decode() for name in ("x-instruqt-sandbox-id", "x-instruqt-track-id")]
+        self.assertEqual(sent, [lab.owner, "Größe 1"])
+        lab.holds_one()
+        lab.must("cleanup")
+        lab.holds_none()
+
     def check_external_id_as_a_path(self, lab):
         uuid = "0c5ae6c1-0000-4000-8000-00000000000a"
         with fleet().line([change(external_id=f"identity/accounts/{uuid}")]) as line:

@@ -172,7 +172,9 @@ class Caller:
 
 def _request(call: Call) -> urllib.request.Request:
     data = None
-    headers = {"Accept": "application/json", **call.headers}
+    # http.client sends text as Latin-1; the broker reads UTF-8.
+    own = {name: value.encode().decode("latin-1") for name, value in call.headers.items()}
+    headers = {"Accept": "application/json", **own}
     if call.body is not None:
         data = json.dumps(call.body).encode()
         headers["Content-Type"] = "application/json"

@@ -66,8 +66,9 @@ def required(name: str) -> str:
 
 
 def header_safe(name: str, text: str) -> str:
-    """The text, if it is valid in a header: printable ASCII without blanks at its ends."""
-    if text and not re.fullmatch(r"[!-~]([ -~]*[!-~])?", text):
+    """The text, if it is valid in a header: no control characters, and no blanks at its ends."""
+    visible = "!-~\u00a0-\ud7ff\ue000-\U0010ffff"
+    if text and not re.fullmatch(f"[{visible}]([ {visible}]*[{visible}])?", text):
         raise Failed(f"{name} holds characters that cannot be sent")
     return text
 
