@@ -10,7 +10,6 @@ import unittest
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from tests.proxy import PASS, change
 from tests.rig import RUN_MAX_SECONDS, fleet, for_each_implementation, with_rows
 from tests.test_original import SINGLES
 
@@ -28,18 +27,13 @@ class Pair:
     prefix: str
     """What it asks for unless SANDBOX_NAME_PREFIX is set."""
     needs_sfdc: bool
-    """Whether it writes the SFDC id to a file: null ends it with a stack trace."""
+    """Whether it writes the SFDC id to a file."""
 
 
 PAIRS = (
     Pair("instruqt_broker_allocation and cleanup", "sandbox_id.txt", "", False),
     Pair("allocation and deallocation_broker_subtenant", "subtenant_id.txt", "lab", True),
 )
-
-
-def with_sfdc(pair):
-    """One in five simulated accounts has no SFDC id: the answer to a pair that needs one always has it."""
-    return change(sfdc_account_id="001SAND15956299f9d") if pair.needs_sfdc else PASS
 
 
 class Host:
@@ -102,7 +96,7 @@ class Predecessor(unittest.TestCase):
 
     @with_rows(PAIRS)
     def check_cycle(self, lab, pair):
-        with fleet().line([with_sfdc(pair)] * 2) as line:
+        with fleet().line() as line:
             host = Host(lab, pair, line.url)
             self.assertEqual(host.allocate(), 201)
             sandbox = lab.text(pair.id_file)
@@ -135,7 +129,7 @@ class Predecessor(unittest.TestCase):
 
     @with_rows(PAIRS)
     def check_their_claim_and_our_cleanup(self, lab, pair):
-        with fleet().line([with_sfdc(pair)]) as line:
+        with fleet().line() as line:
             self.assertEqual(Host(lab, pair, line.url).allocate(), 201)
         lab.must("cleanup")
         lab.holds_none()

@@ -8,8 +8,6 @@ use uuid::Uuid;
 pub(crate) const FIRST_CSP_ID: u64 = 2_000_001;
 /// Deleted accounts that are remembered for lagging listings.
 const GONE_MAX: usize = 10_000;
-/// One sandbox in this many has no Salesforce account.
-const WITHOUT_SFDC_EVERY: u64 = 5;
 
 /// A sandbox account.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,13 +65,20 @@ impl Accounts {
         }
     }
 
-    /// Generates the next `count` accounts without inserting them.
-    pub(crate) fn make(&self, count: usize, name_prefix: &str, now_ms: u64) -> Vec<Account> {
+    /// Generates the next `count` accounts without inserting them; one in `without_sfdc_every` has no Salesforce
+    /// account (0: each has one).
+    pub(crate) fn make(
+        &self,
+        count: usize,
+        name_prefix: &str,
+        without_sfdc_every: u64,
+        now_ms: u64,
+    ) -> Vec<Account> {
         (self.next_csp_id..)
             .take(count)
             .map(|csp_id| {
                 let ordinal = csp_id - FIRST_CSP_ID + 1;
-                let has_sfdc = !ordinal.is_multiple_of(WITHOUT_SFDC_EVERY);
+                let has_sfdc = !ordinal.is_multiple_of(without_sfdc_every);
                 Account {
                     csp_id,
                     uuid: seeded_uuid(self.seed, csp_id),
@@ -162,7 +167,7 @@ mod tests {
 
     fn filled(seed: u64, count: usize) -> Accounts {
         let mut accounts = Accounts::new(seed, 0);
-        for account in accounts.make(count, "lab-", 1_000) {
+        for account in accounts.make(count, "lab-", 5, 1_000) {
             accounts.insert(account);
         }
         accounts
@@ -184,7 +189,7 @@ mod tests {
         let last = accounts.live().last().unwrap().clone();
         accounts.remove(last.uuid, 2_000).unwrap();
         assert_eq!(accounts.remove(last.uuid, 2_000), None);
-        assert_eq!(accounts.make(1, "", 0)[0].csp_id, last.csp_id + 1);
+        assert_eq!(accounts.make(1, "", 0, 0)[0].csp_id, last.csp_id + 1);
     }
 
     #[test]

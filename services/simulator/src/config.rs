@@ -26,6 +26,8 @@ pub struct Config {
     pub accounts: usize,
     /// `SIMULATOR_NAME_PREFIX`: prefix of account names (`lab-`); none means no prefix.
     pub name_prefix: Option<NamePrefix>,
+    /// `SIMULATOR_WITHOUT_SFDC_EVERY`: one account in this many has no Salesforce id; 0: every account has one (0).
+    pub without_sfdc_every: u64,
     /// `SIMULATOR_LIST_LATENCY_MS`: latency of a listing, in ms (20).
     pub list_latency: Latency,
     /// `SIMULATOR_DELETE_LATENCY_MS`: latency of a deletion, in ms (200; the real CSP takes 3,000 to 10,000).
@@ -35,7 +37,7 @@ pub struct Config {
 }
 
 impl Config {
-    /// A simulator for tests: any free port, in memory, 200 accounts, no latency.
+    /// A simulator for tests: any free port, in memory, 200 accounts, a fifth without a Salesforce id, no latency.
     #[must_use]
     pub fn local(api_token: Secret) -> Self {
         Self {
@@ -44,6 +46,7 @@ impl Config {
             data: None,
             accounts: 200,
             name_prefix: NamePrefix::parse(DEFAULT_NAME_PREFIX).ok(),
+            without_sfdc_every: 5,
             list_latency: Latency::NONE,
             delete_latency: Latency::NONE,
             seed: 1,
@@ -76,6 +79,12 @@ impl Config {
             "prefix of the names of the simulator's accounts",
             |text| NamePrefix::parse(text).map_err(|error| error.to_string()),
         );
+        let without_sfdc_every = settings.number(
+            "SIMULATOR_WITHOUT_SFDC_EVERY",
+            0,
+            0..=u64::from(ACCOUNTS_MAX),
+            "one account in this many has no Salesforce id; 0: every account has one",
+        );
         let list_latency = latency(
             settings,
             "SIMULATOR_LIST_LATENCY_MS",
@@ -89,7 +98,17 @@ impl Config {
             "latency of a deletion, in ms (`200` or, as the real one, `3000-10000`)",
         );
         let seed = settings.number("SIMULATOR_SEED", 1, 0..=u64::MAX, "seed of the simulator's ids");
-        Self { listen, api_token, data, accounts, name_prefix, list_latency, delete_latency, seed }
+        Self {
+            listen,
+            api_token,
+            data,
+            accounts,
+            name_prefix,
+            without_sfdc_every,
+            list_latency,
+            delete_latency,
+            seed,
+        }
     }
 }
 

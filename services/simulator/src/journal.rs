@@ -207,7 +207,7 @@ mod tests {
 
     fn reopen(directory: &Path) -> Result<(Journal, Accounts), JournalError> {
         open(directory, 1, |accounts| {
-            for account in accounts.make(3, "lab-", 1_000) {
+            for account in accounts.make(3, "lab-", 0, 1_000) {
                 accounts.insert(account);
             }
         })
@@ -226,7 +226,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let (mut journal, accounts) = reopen(directory.path()).unwrap();
         journal.append(&[Line::Deleted { uuid: uuid(&accounts, 2), at_ms: 7 }]).unwrap();
-        let more = accounts.make(1, "demo-", 2_000).remove(0);
+        let more = accounts.make(1, "demo-", 0, 2_000).remove(0);
         journal.append(&[Line::Created(more.clone())]).unwrap();
         drop(journal);
         for _ in 0..2 {
@@ -247,7 +247,7 @@ mod tests {
         let text = fs::read_to_string(directory.path().join(JOURNAL_FILE)).unwrap();
         assert!(!text.contains("deleted"), "{text}");
         let (_journal, again) = reopen(directory.path()).unwrap();
-        assert_eq!(again.make(1, "", 0)[0].csp_id, accounts.next_csp_id());
+        assert_eq!(again.make(1, "", 0, 0)[0].csp_id, accounts.next_csp_id());
     }
 
     #[test]

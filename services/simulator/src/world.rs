@@ -62,6 +62,7 @@ pub struct Census {
 #[derive(Debug)]
 pub(crate) struct World {
     seed: u64,
+    without_sfdc_every: u64,
     accounts: Accounts,
     journal: Journal,
     pub(crate) sessions: Sessions,
@@ -98,7 +99,7 @@ impl World {
     pub(crate) fn open(config: &Config, now_ms: u64) -> Result<Self, JournalError> {
         let prefix = config.name_prefix.as_ref().map_or("", |prefix| prefix.as_str());
         let begin = |accounts: &mut Accounts| {
-            for account in accounts.make(config.accounts, prefix, now_ms) {
+            for account in accounts.make(config.accounts, prefix, config.without_sfdc_every, now_ms) {
                 accounts.insert(account);
             }
         };
@@ -112,6 +113,7 @@ impl World {
         };
         Ok(Self {
             seed: config.seed,
+            without_sfdc_every: config.without_sfdc_every,
             accounts,
             journal,
             sessions: Sessions::default(),
@@ -133,7 +135,7 @@ impl World {
         name_prefix: &str,
         now_ms: u64,
     ) -> io::Result<Vec<AccountView>> {
-        let made = self.accounts.make(count, name_prefix, now_ms);
+        let made = self.accounts.make(count, name_prefix, self.without_sfdc_every, now_ms);
         let lines: Vec<Line> = made.iter().cloned().map(Line::Created).collect();
         self.journal.append(&lines)?;
         for account in &made {
