@@ -4,7 +4,8 @@
 //! The model is written independently of the code that it describes, so that both do not have the same mistake. Each
 //! rule of the protocol is switched off once: without it, the search must find the fault that the rule prevents.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use crate::search::{Sights, assert_finds, search};
+use std::collections::HashMap;
 
 /// Requests as a bit set.
 type Requests = u8;
@@ -134,14 +135,6 @@ enum Sight {
 struct Model {
     rules: Rules,
     cast: Cast,
-    sights: HashMap<Sight, u64>,
-}
-
-/// The result of a search.
-struct Found {
-    states: usize,
-    fault: Option<(Fault, Vec<State>)>,
-    sights: HashMap<Sight, u64>,
 }
 
 fn bit(request: usize) -> Requests {
@@ -180,25 +173,28 @@ impl State {
         });
         free.collect()
     }
-
-    fn fault(&self) -> Option<Fault> {
-        let held = self.sandboxes.iter().filter(|sandbox| matches!(sandbox, Sandbox::Held { .. }));
-        (held.count() > 1).then_some(Fault::TwoHeld)
-    }
 }
 
 // === impl Model ===
 
-impl Model {
-    fn saw(&mut self, sight: Sight) {
-        *self.sights.entry(sight).or_default() += 1;
+impl crate::search::Model for Model {
+    type State = State;
+    type Fault = Fault;
+    type Sight = Sight;
+
+    fn first(&self) -> State {
+        State::first(self.cast)
     }
 
-    /// Every possible next state, or the fault that a step causes.
-    fn next(&mut self, state: &State) -> Result<Vec<State>, Fault> {
+    fn fault(state: &State) -> Option<Fault> {
+        let held = state.sandboxes.iter().filter(|sandbox| matches!(sandbox, Sandbox::Held { .. }));
+        (held.count() > 1).then_some(Fault::TwoHeld)
+    }
+
+    fn next(&self, state: &State, sights: &mut Sights<Sight>) -> Result<Vec<State>, Fault> {
         let mut next = Vec::new();
         for attempt in 0..self.cast.attempts.len() {
-            self.step(state, attempt, &mut next)?;
+            self.step(state, attempt, sights, &mut next)?;
         }
         for (id, sandbox) in state.sandboxes.iter().enumerate() {
             let mut after = *state;
@@ -236,7 +232,9 @@ impl Model {
         }
         Ok(next)
     }
+}
 
+impl Model {
     fn after_close(&self, item: Option<Item>, id: Id, claimed: Version, requests: Requests) -> Option<Item> {
         let item = item?;
         if (item.id, item.version) != (id, claimed) {
@@ -249,7 +247,13 @@ impl Model {
         })
     }
 
-    fn step(&mut self, state: &State, attempt: usize, next: &mut Vec<State>) -> Result<(), Fault> {
+    fn step(
+        &self,
+        state: &State,
+        attempt: usize,
+        sights: &mut Sights<Sight>,
+        next: &mut Vec<State>,
+    ) -> Result<(), Fault> {
         let (request, number) = self.cast.attempts[attempt];
         let go = |at| state.with(attempt, at);
         match state.attempts[attempt] {
@@ -264,14 +268,14 @@ impl Model {
                 let candidates = state.candidates();
                 next.extend(candidates.iter().map(|candidate| go(At::Opening(*candidate))));
                 if candidates.is_empty() {
-                    next.push(go(self.follow(state.item, None, request)));
+                    next.push(go(self.follow(state.item, None, request, sights)));
                 }
             }
             At::Opening(wanted) => match state.item {
-                Some(held) => next.push(go(self.go_on(held, request))),
+                Some(held) => next.push(go(self.go_on(held, request, sights))),
                 None => next.push(State { item: Some(wanted), ..go(At::Granting(wanted)) }),
             },
-            At::Granting(item) => self.grant(state, attempt, item, next)?,
+            At::Granting(item) => self.grant(state, attempt, item, sights, next)?,
             At::Noting { item, seen } => match state.sandboxes[item.id as usize] {
                 Sandbox::Held { claimed, requests } if requests == seen => {
                     let mut noted = *state;
@@ -279,7 +283,7 @@ impl Model {
                         Sandbox::Held { claimed, requests: requests | bit(request) };
                     self.answer(&noted, attempt, next);
                 }
-                _ => self.look(state, attempt, item, next),
+                _ => self.look(state, attempt, item, sights, next),
             },
             At::Leaving { from, ended } => {
                 let candidates = state.candidates();
@@ -288,17 +292,17 @@ impl Model {
                     candidates.iter().map(|to| go(At::Moving { from, to: Item { answered, ..*to } })),
                 );
                 if candidates.is_empty() {
-                    next.push(go(self.follow(state.item, Some(from), request)));
+                    next.push(go(self.follow(state.item, Some(from), request, sights)));
                 }
             }
             At::Moving { from, to } => match state.item {
                 Some(item) if item == from => {
                     if from.is_closed {
-                        self.saw(Sight::ClosedItemReplaced);
+                        sights.saw(Sight::ClosedItemReplaced);
                     }
                     next.push(State { item: Some(to), ..go(At::Granting(to)) });
                 }
-                Some(item) => next.push(go(self.go_on(item, request))),
+                Some(item) => next.push(go(self.go_on(item, request, sights))),
                 None => next.push(go(At::Looking)),
             },
             At::Over => {}
@@ -307,30 +311,37 @@ impl Model {
     }
 
     /// Nothing is free: the claim item may still lead to an answer.
-    fn follow(&mut self, item: Option<Item>, lost: Option<Item>, request: usize) -> At {
+    fn follow(
+        &self,
+        item: Option<Item>,
+        lost: Option<Item>,
+        request: usize,
+        sights: &mut Sights<Sight>,
+    ) -> At {
         match item {
-            Some(item) if Some(item) != lost => self.go_on(item, request),
+            Some(item) if Some(item) != lost => self.go_on(item, request, sights),
             _ => {
-                self.saw(Sight::Exhausted);
+                sights.saw(Sight::Exhausted);
                 At::Over
             }
         }
     }
 
     /// Continues with the existing claim item.
-    fn go_on(&mut self, item: Item, request: usize) -> At {
+    fn go_on(&self, item: Item, request: usize, sights: &mut Sights<Sight>) -> At {
         if item.answered & bit(request) != 0 {
-            self.saw(Sight::RefusedByItem);
+            sights.saw(Sight::RefusedByItem);
             return At::Over;
         }
         if item.is_closed { At::Leaving { from: item, ended: 0 } } else { At::Granting(item) }
     }
 
     fn grant(
-        &mut self,
+        &self,
         state: &State,
         attempt: usize,
         item: Item,
+        sights: &mut Sights<Sight>,
         next: &mut Vec<State>,
     ) -> Result<(), Fault> {
         let (request, _) = self.cast.attempts[attempt];
@@ -344,18 +355,25 @@ impl Model {
                     Sandbox::Held { claimed: item.version, requests: bit(request) };
                 self.answer(&granted, attempt, next);
             }
-            _ => self.look(state, attempt, item, next),
+            _ => self.look(state, attempt, item, sights, next),
         }
         Ok(())
     }
 
     /// The step after a claim finds its sandbox not free.
-    fn look(&mut self, state: &State, attempt: usize, item: Item, next: &mut Vec<State>) {
+    fn look(
+        &self,
+        state: &State,
+        attempt: usize,
+        item: Item,
+        sights: &mut Sights<Sight>,
+        next: &mut Vec<State>,
+    ) {
         let (request, number) = self.cast.attempts[attempt];
         let ended = match state.sandboxes[item.id as usize] {
             Sandbox::Held { requests, .. } => {
                 let is_known = requests & bit(request) != 0;
-                self.saw(if is_known { Sight::OwnLeaseFound } else { Sight::RepeatAnswered });
+                sights.saw(if is_known { Sight::OwnLeaseFound } else { Sight::RepeatAnswered });
                 if is_known || number == 1 || !self.rules.repeats_are_noted {
                     self.answer(state, attempt, next);
                 } else {
@@ -367,7 +385,7 @@ impl Model {
             _ => 0,
         };
         if ended & bit(request) != 0 {
-            self.saw(Sight::RefusedByLease);
+            sights.saw(Sight::RefusedByLease);
             next.push(state.with(attempt, At::Over));
         } else {
             next.push(state.with(attempt, At::Leaving { from: item, ended }));
@@ -387,53 +405,14 @@ impl Model {
     }
 }
 
-/// Searches every state, breadth first.
-fn search(rules: Rules, cast: Cast) -> Found {
-    let mut model = Model { rules, cast, sights: HashMap::new() };
-    let first = State::first(cast);
-    let mut seen = HashSet::from([first]);
-    let mut from: HashMap<State, State> = HashMap::new();
-    let mut queue = VecDeque::from([first]);
-    while let Some(state) = queue.pop_front() {
-        let way = |from: &HashMap<State, State>, mut last: State| {
-            let mut way = vec![last];
-            while let Some(before) = from.get(&last) {
-                last = *before;
-                way.push(last);
-            }
-            way.reverse();
-            way
-        };
-        let next = match model.next(&state) {
-            Ok(next) => next,
-            Err(fault) => {
-                let fault = Some((fault, way(&from, state)));
-                return Found { states: seen.len(), fault, sights: model.sights };
-            }
-        };
-        for after in next {
-            if !seen.insert(after) {
-                continue;
-            }
-            from.insert(after, state);
-            if let Some(fault) = after.fault() {
-                let fault = Some((fault, way(&from, after)));
-                return Found { states: seen.len(), fault, sights: model.sights };
-            }
-            queue.push_back(after);
-        }
-    }
-    Found { states: seen.len(), fault: None, sights: model.sights }
-}
-
 #[test]
 fn no_key_holds_two_leases_and_no_late_attempt_wins() {
     let mut sights = HashMap::new();
     for cast in [THREE, FOUR] {
-        let found = search(ALL_RULES, cast);
+        let found = search(&Model { rules: ALL_RULES, cast });
         println!("{cast:?}: {} states, {:?}", found.states, found.sights);
         assert!(found.fault.is_none(), "{:#?}", found.fault);
-        sights.extend(found.sights);
+        sights.extend(found.sights.0);
     }
     for sight in [
         Sight::RefusedByItem,
@@ -447,39 +426,32 @@ fn no_key_holds_two_leases_and_no_late_attempt_wins() {
     }
 }
 
-#[track_caller]
-fn assert_finds(rules: Rules, cast: Cast, expected: Fault) {
-    let (fault, way) = search(rules, cast).fault.expect("the rule is there for something");
-    println!("{rules:?}: {way:#?}");
-    assert_eq!(fault, expected);
-}
-
 #[test]
 fn without_closed_items_a_late_attempt_wins() {
     let rules = Rules { items_are_closed: false, ..ALL_RULES };
-    assert_finds(rules, THREE, Fault::LateAttempt);
+    assert_finds(&Model { rules, cast: THREE }, Fault::LateAttempt);
 }
 
 #[test]
 fn without_checking_ended_leases_a_late_attempt_wins() {
     let rules = Rules { ended_leases_are_looked_at: false, ..ALL_RULES };
-    assert_finds(rules, THREE, Fault::LateAttempt);
+    assert_finds(&Model { rules, cast: THREE }, Fault::LateAttempt);
 }
 
 #[test]
 fn without_kept_requests_a_late_attempt_wins() {
     let rules = Rules { requests_are_kept: false, ..ALL_RULES };
-    assert_finds(rules, THREE, Fault::LateAttempt);
+    assert_finds(&Model { rules, cast: THREE }, Fault::LateAttempt);
 }
 
 #[test]
 fn without_noted_repeats_a_late_attempt_wins() {
     let rules = Rules { repeats_are_noted: false, ..ALL_RULES };
-    assert_finds(rules, FOUR, Fault::LateAttempt);
+    assert_finds(&Model { rules, cast: FOUR }, Fault::LateAttempt);
 }
 
 #[test]
 fn without_version_checks_a_key_holds_two_leases() {
     let rules = Rules { versions_are_compared: false, ..ALL_RULES };
-    assert_finds(rules, THREE, Fault::TwoHeld);
+    assert_finds(&Model { rules, cast: THREE }, Fault::TwoHeld);
 }
