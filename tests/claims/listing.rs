@@ -6,14 +6,14 @@ use crate::world::{Process, START, World};
 use contract::{FaultCode, SandboxEntry, SandboxesReply, SandboxesRequest, Verb};
 use domain::{
     Actor, Candidate, ClaimKey, ClaimRecord, Epoch, ExternalId, Grant, IdempotencyKey, LabId, NewSandbox,
-    Order, OwnerId, PoolName, Reason, Sandbox, SandboxId, SandboxName, StateName, UnixSeconds,
+    Order, OwnerId, PoolKind, PoolName, Reason, Sandbox, SandboxId, SandboxName, StateName, UnixSeconds,
 };
 use futures_util::{StreamExt as _, stream};
 use ports::store::{Insert, SortRange, StateQuery, Store, Write};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
-use strum::{EnumCount as _, IntoEnumIterator as _};
+use strum::IntoEnumIterator as _;
 
 /// Pools, by name prefixes.
 const POOLS: &str = "dns=dns-,wide=wide-,main";
@@ -58,11 +58,11 @@ fn claim_of(number: u32) -> ClaimKey {
 /// Half are free, as in a real pool, and because that takes the fewest writes; the rest are spread over the other
 /// states.
 fn state_of(number: u32) -> StateName {
-    let others = number as usize / 6 % (StateName::COUNT - 1);
+    let others = &StateName::indexed(PoolKind::Account)[1..];
     if (number / 3).is_multiple_of(2) {
         StateName::Available
     } else {
-        StateName::iter().nth(others + 1).unwrap()
+        *others.get(number as usize / 6 % (others.len() + 1)).unwrap_or(&StateName::Deleted)
     }
 }
 
@@ -152,6 +152,7 @@ async fn made(store: &dyn Store, number: u32) -> Sandbox {
             let purge_at = LATER.after(Duration::from_secs(86_400));
             done(store.finish_deletion(&sandbox.id, Epoch::new(1), LATER, purge_at, None).await.unwrap())
         }
+        state @ (StateName::Provisioning | StateName::ProvisionFailed) => panic!("no account is {state}"),
     }
 }
 

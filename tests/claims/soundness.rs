@@ -23,15 +23,7 @@ impl World {
     async fn assert_counts(&self, sandboxes: &[Sandbox], process: &Process) {
         let mut expected = PoolStats::default();
         for sandbox in sandboxes {
-            let count = match sandbox.state.name() {
-                StateName::Available => &mut expected.available,
-                StateName::Allocated => &mut expected.allocated,
-                StateName::PendingDeletion => &mut expected.pending_deletion,
-                StateName::Stale => &mut expected.stale,
-                StateName::DeletionFailed => &mut expected.deletion_failed,
-                StateName::Quarantined => &mut expected.quarantined,
-                StateName::Deleted => continue,
-            };
+            let Some(count) = expected.of_mut(sandbox.state.name()) else { continue };
             *count += 1;
             expected.total += 1;
         }

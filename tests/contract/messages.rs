@@ -167,6 +167,7 @@ fn stats() {
         stale: 4,
         deletion_failed: 5,
         quarantined: 6,
+        ..PoolStats::default()
     };
     let pools = || BTreeMap::from([("main".to_owned(), pool)]);
     let labs = || BTreeMap::from([("main".to_owned(), BTreeMap::from([("dns-basics".to_owned(), 2)]))]);
@@ -502,6 +503,7 @@ fn pools() {
         stale: 4,
         deletion_failed: 5,
         quarantined: 6,
+        ..PoolStats::default()
     };
     let view = PoolView {
         pool: "labs".to_owned(),

@@ -3,12 +3,13 @@
 
 use crate::engines::SHARDS;
 use crate::fixtures::{
-    KEEP_UNTIL, LEASE_END, NOW, PAGE_OF_ALL, claim_key, id, new_sandbox, operator, order, owner, pool,
-    request,
+    KEEP_UNTIL, LATER, LEASE_END, NOW, PAGE_OF_ALL, claim_key, grant_of, id, new_sandbox, operator, order,
+    owner, pool, request,
 };
 use domain::{
-    Actor, Candidate, ClaimKey, ClaimRecord, Description, Epoch, Extension, Grant, LabId, Lease, NamePrefix,
-    Preparation, RequestKey, Sandbox, SandboxName, State, StateName, UnixSeconds, Version,
+    Actor, Candidate, ClaimKey, ClaimRecord, Creation, Description, Descriptor, Epoch, Extension,
+    Fingerprint, Grant, LabId, Lease, NamePrefix, Preparation, RequestKey, Sandbox, SandboxId, SandboxName,
+    State, StateName, TemplateVersion, Transition, UnixSeconds, Version,
 };
 use ports::random::{Random, Rng};
 use ports::store::{Insert, MoveClaim, OpenClaim, SortRange, StateQuery, Store, Write};
@@ -18,12 +19,24 @@ use strum::IntoEnumIterator as _;
 use testkit::store::MemoryStore;
 
 const SEED: u64 = 20_261_121;
-const OPERATIONS: u64 = 1_900;
-const SANDBOXES: usize = 120;
+const OPERATIONS: u64 = 2_600;
+const SANDBOXES: usize = 160;
 /// The number of operation kinds that [`Script::next`] chooses from.
-const KINDS: usize = 21;
+const KINDS: usize = 23;
 /// Outcomes that must occur, or the sequence would prove little: every write applied and every write lost.
-const OUTCOMES: [&str; 45] = [
+const OUTCOMES: [&str; 57] = [
+    "create done",
+    "create lost",
+    "finish_provision done",
+    "finish_provision lost",
+    "note_provision_failure done",
+    "note_provision_failure lost",
+    "park_provision done",
+    "park_provision lost",
+    "replay_provision done",
+    "replay_provision lost",
+    "retire done",
+    "retire lost",
     "insert done",
     "insert lost",
     "open done",
@@ -74,6 +87,9 @@ const OUTCOMES: [&str; 45] = [
 #[derive(Clone, Debug)]
 enum Operation {
     Insert(u32),
+    /// Of a sandbox that the fleet creates.
+    Create(Box<Sandbox>),
+    Step(SandboxId, Transition),
     Open(ClaimRecord),
     Move(ClaimRecord, ClaimRecord),
     Close(ClaimRecord),
@@ -110,6 +126,8 @@ async fn apply(store: &dyn Store, operation: &Operation, now: UnixSeconds) -> Ou
         Operation::Insert(number) => {
             return Outcome::Insert(store.insert(&new_sandbox(*number), now).await.unwrap());
         }
+        Operation::Create(sandbox) => return Outcome::Insert(store.create(sandbox).await.unwrap()),
+        Operation::Step(id, transition) => store.apply(id, transition).await,
         Operation::Open(record) => {
             return Outcome::Open(store.open_claim(record, KEEP_UNTIL).await.unwrap());
         }
@@ -194,6 +212,34 @@ impl Script {
         if self.rng.below(2) == 0 { vec![self.request()] } else { Vec::new() }
     }
 
+    fn creation(&self) -> Option<Creation> {
+        let creation = |template: &str| Creation {
+            template: TemplateVersion::parse(template).unwrap(),
+            fingerprint: Fingerprint::parse("f-1").unwrap(),
+        };
+        self.pick(&[None, Some("shell@1"), Some("shell@2")]).flatten().map(creation)
+    }
+
+    /// A sandbox to be created, for a claim or for the pool.
+    fn created(&self, number: u32) -> Sandbox {
+        let candidate = Candidate::absent(id(number), pool("main"));
+        let grant = grant_of(&candidate, &self.key());
+        new_sandbox(number).provision(Some(&grant).filter(|_| self.rng.below(2) == 0), NOW)
+    }
+
+    fn step(&self, seen: &Sandbox) -> Transition {
+        let node = Descriptor::parse([("node", "n-3")]).unwrap();
+        let steps = [
+            Transition::finish_provision(seen, &node, LATER),
+            Transition::note_provision_failure(seen.epoch, 2, "no image"),
+            Transition::park_provision(seen, LATER),
+            Transition::replay_provision(seen, &operator(), LATER),
+            Transition::retire(seen, LATER),
+        ];
+        let is_parked = matches!(seen.state, State::ProvisionFailed(_));
+        self.pick(if is_parked { &steps[3..] } else { &steps }).unwrap()
+    }
+
     fn helper(&self) -> Option<Actor> {
         (self.rng.below(2) == 0).then(|| Actor::parse("lab-2026").unwrap())
     }
@@ -204,6 +250,10 @@ impl Script {
 
     fn next(&self) -> Operation {
         let Some(seen) = self.sight() else { return Operation::Insert(self.number()) };
+        // New sandboxes of both kinds, while there are ids left.
+        if self.rng.below(20) == 0 {
+            return Operation::Create(Box::new(self.created(self.number())));
+        }
         let number: u32 =
             if self.rng.below(8) == 0 { self.number() } else { seen.id.as_str().parse().unwrap() };
         let epoch = if self.rng.below(6) == 0 { seen.epoch.next() } else { seen.epoch };
@@ -220,12 +270,12 @@ impl Script {
         let kind = if self.rng.below(2) == 0 { self.fitting(&seen.state) } else { self.rng.below(KINDS) };
         match kind {
             0 => Operation::Insert(self.number()),
-            1 => Operation::Open(ClaimRecord::new(self.key(), seen.candidate())),
+            1 => Operation::Open(ClaimRecord::new(self.key(), seen.candidate()).creating(self.creation())),
             2 => {
                 // Sometimes of a key without a claim item.
                 let unknown = ClaimRecord::new(claim_key("unknown", "key-1"), seen.candidate());
                 let from = if self.rng.below(8) == 0 { unknown } else { record };
-                let to = from.moved_to(seen.candidate(), &self.requests());
+                let to = from.moved_to(seen.candidate(), &self.requests()).creating(self.creation());
                 Operation::Move(from, to)
             }
             3 => Operation::Close(record.closed(&self.requests())),
@@ -261,6 +311,8 @@ impl Script {
             16 => Operation::Quarantine(seen.candidate()),
             17 => Operation::Unquarantine(Box::new(seen)),
             18 => Operation::Order(Box::new(seen)),
+            21 => Operation::Create(Box::new(self.created(number))),
+            22 => Operation::Step(seen.id.clone(), self.step(&seen)),
             13 => Operation::Forget(Box::new(seen)),
             14 => Operation::Clear(number, epoch, attempts),
             _ => Operation::Describe(number, seen.version, self.description(number)),
@@ -275,7 +327,8 @@ impl Script {
             State::Stale { .. } => &[11, 11, 13],
             State::DeletionFailed(_) => &[12, 12, 12, 19],
             State::Quarantined { .. } => &[17, 18],
-            State::Deleted(_) => &[0, 19],
+            State::Deleted(_) => &[0, 19, 21],
+            State::Provisioning(_) | State::ProvisionFailed(_) => &[5, 6, 20, 22, 22, 22, 22, 22, 22],
         };
         kinds[self.rng.below(kinds.len())]
     }
@@ -294,6 +347,8 @@ impl Script {
     fn remember(&mut self, operation: &Operation, outcome: &Outcome) -> String {
         let (name, claim) = match operation {
             Operation::Insert(_) => ("insert", None),
+            Operation::Create(_) => ("create", None),
+            Operation::Step(_, transition) => (transition.name, None),
             Operation::Open(record) => ("open", Some(record.clone())),
             Operation::Move(_, to) => ("move", Some(to.clone())),
             Operation::Close(record) => ("close", Some(record.clone())),

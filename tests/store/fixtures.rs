@@ -126,6 +126,16 @@ pub(crate) async fn added(store: &dyn Store, number: u32) -> Sandbox {
     }
 }
 
+/// Being created: for `owner-1` with the key `key-1`, or for the pool.
+pub(crate) async fn created(store: &dyn Store, number: u32, is_leased: bool) -> Sandbox {
+    let new = new_sandbox(number);
+    let absent = Candidate::absent(new.id.clone(), new.pool.clone());
+    let grant = grant_of(&absent, &claim_key("owner-1", "key-1"));
+    let wanted = new.provision(is_leased.then_some(&grant), NOW);
+    assert_eq!(store.create(&wanted).await.unwrap(), Insert::Inserted(Box::new(wanted.clone())));
+    wanted
+}
+
 pub(crate) async fn several_added(store: &dyn Store, numbers: std::ops::Range<u32>) -> Vec<Sandbox> {
     let mut sandboxes = Vec::new();
     for number in numbers {
@@ -163,6 +173,11 @@ pub(crate) async fn in_state(store: &dyn Store, state: StateName, number: u32) -
         StateName::Deleted => {
             let sandbox = ending(store, number).await;
             done(store.finish_deletion(&sandbox.id, Epoch::new(1), NOW, KEEP_UNTIL, None).await.unwrap())
+        }
+        StateName::Provisioning => created(store, number, true).await,
+        StateName::ProvisionFailed => {
+            let sandbox = created(store, number, false).await;
+            done(store.park_provision(&sandbox, NOW).await.unwrap())
         }
         StateName::Quarantined => {
             let sandbox = added(store, number).await;

@@ -76,6 +76,8 @@ on_every_engine! {
     transitions {
         every_transition_from_every_state_matches_the_domain,
         new_sandbox_is_available_and_a_known_one_is_unchanged,
+        created_sandbox_is_written_once,
+        abandoned_id_is_never_created,
         grant_needs_the_version_that_was_read,
         a_release_needs_the_owner,
         an_expiry_needs_the_lease_and_its_end,

@@ -1,11 +1,11 @@
 //! Every transition, and every reason to refuse one, compared with the domain's own answer.
 
 use crate::fixtures::{
-    KEEP_UNTIL, LATER, LEASE_END, NOW, added, claim_key, done, ending, extension, grant_of, held, in_state,
-    listed, lost, new_sandbox, operator, order, owner,
+    KEEP_UNTIL, LATER, LEASE_END, NOW, added, claim_key, created, done, ending, extension, grant_of, held,
+    in_state, listed, lost, new_sandbox, operator, order, owner,
 };
 use domain::{
-    Description, Epoch, Guard, HISTORY_ENTRIES_MAX, LAST_ERROR_BYTES_MAX, LeaseGuard, NamePrefix,
+    Description, Descriptor, Epoch, Guard, HISTORY_ENTRIES_MAX, LAST_ERROR_BYTES_MAX, LeaseGuard, NamePrefix,
     Preparation, RequestKey, Sandbox, SandboxName, StateName, Transition, UnixSeconds, Version,
 };
 use ports::store::{Insert, SortRange, Store, Write};
@@ -44,6 +44,11 @@ fn transitions(sandbox: &Sandbox) -> Vec<Transition> {
         Transition::forget(sandbox, None, LATER, KEEP_UNTIL),
         Transition::forget(sandbox, Some(&operator()), LATER, KEEP_UNTIL),
         Transition::relist(sandbox, LATER),
+        Transition::note_provision_failure(epoch, 2, "no image"),
+        Transition::finish_provision(sandbox, &Descriptor::parse([("node", "n-1")]).unwrap(), LATER),
+        Transition::park_provision(sandbox, LATER),
+        Transition::replay_provision(sandbox, &operator(), LATER),
+        Transition::retire(sandbox, LATER),
         Transition::describe(StateName::VARIANTS, sandbox.version, &described(sandbox)),
     ];
     if let Some(lease) = sandbox.last_lease() {
@@ -122,7 +127,7 @@ pub(crate) async fn every_transition_from_every_state_matches_the_domain(store: 
         }
     }
     let names: BTreeSet<_> = taken.iter().map(|(_, name)| *name).collect();
-    assert_eq!(names.len(), 18, "every transition was carried out from some state: {taken:?}");
+    assert_eq!(names.len(), 23, "every transition was carried out from some state: {taken:?}");
 }
 
 pub(crate) async fn new_sandbox_is_available_and_a_known_one_is_unchanged(store: Arc<dyn Store>) {
@@ -134,6 +139,32 @@ pub(crate) async fn new_sandbox_is_available_and_a_known_one_is_unchanged(store:
     let again = store.insert(&other, LATER).await.unwrap();
     assert_eq!(again, Insert::Exists(Box::new(first.clone())));
     assert_eq!(store.insert(&new_sandbox(1), NOW).await.unwrap(), Insert::Exists(Box::new(first)));
+}
+
+pub(crate) async fn created_sandbox_is_written_once(store: Arc<dyn Store>) {
+    for (number, is_leased) in [(1, false), (2, true)] {
+        let wanted = created(&*store, number, is_leased).await;
+        assert_eq!(store.sandbox(&wanted.id).await.unwrap(), Some(wanted.clone()));
+        let again = store.create(&wanted).await.unwrap();
+        assert_eq!(again, Insert::Inserted(Box::new(wanted.clone())), "the same once more");
+        let gone = new_sandbox(number).abandon(LATER, KEEP_UNTIL);
+        assert_eq!(store.create(&gone).await.unwrap(), Insert::Exists(Box::new(wanted.clone())));
+        let node = Descriptor::parse([("node", "n-1")]).unwrap();
+        let made = done(store.finish_provision(&wanted, &node, LATER).await.unwrap());
+        let state = if is_leased { StateName::Allocated } else { StateName::Available };
+        assert_eq!(made.state.name(), state);
+        assert_eq!(listed(&*store, state, SortRange::All).await, [made.clone()], "it left its old shard");
+        assert_eq!(listed(&*store, StateName::Provisioning, SortRange::All).await, []);
+        assert_eq!(store.create(&wanted).await.unwrap(), Insert::Exists(Box::new(made)));
+    }
+}
+
+pub(crate) async fn abandoned_id_is_never_created(store: Arc<dyn Store>) {
+    let gone = new_sandbox(1).abandon(NOW, KEEP_UNTIL);
+    assert_eq!(store.create(&gone).await.unwrap(), Insert::Inserted(Box::new(gone.clone())));
+    let wanted = new_sandbox(1).provision(None, LATER);
+    assert_eq!(store.create(&wanted).await.unwrap(), Insert::Exists(Box::new(gone.clone())));
+    assert_eq!(lost(store.finish_provision(&wanted, &Descriptor::default(), LATER).await.unwrap()), gone);
 }
 
 pub(crate) async fn grant_needs_the_version_that_was_read(store: Arc<dyn Store>) {

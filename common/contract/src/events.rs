@@ -160,6 +160,9 @@ const fn maker_of(cause: Cause, owner: Option<&str>) -> &str {
         (Cause::Expired, _) => "expiry",
         (Cause::Forgotten, _) => "stale",
         (Cause::Deleted | Cause::Parked, _) => "reaper",
+        (Cause::Filled | Cause::Retired, _) => "fill",
+        (Cause::Provisioned | Cause::ProvisionFailed, _) => "runner",
+        (Cause::Abandoned, _) => "allocator",
         (Cause::Ordered | Cause::Replayed | Cause::Quarantined | Cause::Unquarantined, _) => "operator",
     }
 }

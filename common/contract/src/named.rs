@@ -173,7 +173,7 @@ mod tests {
 
     #[test]
     fn name_of_a_later_build_is_kept() {
-        for (name, known) in [("stale", Some(StateName::Stale)), ("provisioning", None), ("", None)] {
+        for (name, known) in [("stale", Some(StateName::Stale)), ("hibernating", None), ("", None)] {
             let read: SandboxStatus = serde_json::from_value(json!(name)).unwrap();
             assert_eq!((read.known(), read.as_str()), (known, name));
             assert_eq!(serde_json::to_value(&read).unwrap(), name);

@@ -149,6 +149,12 @@ pub struct PoolStats {
     pub deletion_failed: u64,
     /// Kept out of use.
     pub quarantined: u64,
+    /// Being created; absent if there are none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub provisioning: u64,
+    /// Creation parked; absent if there are none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub provision_failed: u64,
 }
 
 /// The answer to `stats`.
@@ -239,6 +245,10 @@ impl SandboxView {
 
 // === impl PoolStats ===
 
+fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
+
 impl PoolStats {
     /// The count of a state; none for tombstones, which are no part of a pool. The total is not kept up.
     pub fn of_mut(&mut self, state: StateName) -> Option<&mut u64> {
@@ -249,14 +259,25 @@ impl PoolStats {
             StateName::DeletionFailed => Some(&mut self.deletion_failed),
             StateName::Stale => Some(&mut self.stale),
             StateName::Quarantined => Some(&mut self.quarantined),
+            StateName::Provisioning => Some(&mut self.provisioning),
+            StateName::ProvisionFailed => Some(&mut self.provision_failed),
             StateName::Deleted => None,
         }
     }
 
     /// Adds `more` to every count.
     pub fn add(&mut self, more: &Self) {
-        let Self { total, available, allocated, pending_deletion, stale, deletion_failed, quarantined } =
-            more;
+        let Self {
+            total,
+            available,
+            allocated,
+            pending_deletion,
+            stale,
+            deletion_failed,
+            quarantined,
+            provisioning,
+            provision_failed,
+        } = more;
         self.total += total;
         self.available += available;
         self.allocated += allocated;
@@ -264,5 +285,7 @@ impl PoolStats {
         self.stale += stale;
         self.deletion_failed += deletion_failed;
         self.quarantined += quarantined;
+        self.provisioning += provisioning;
+        self.provision_failed += provision_failed;
     }
 }

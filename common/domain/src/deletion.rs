@@ -21,6 +21,8 @@ pub enum DeletionCause {
     Expired,
     /// An operator ordered it.
     Operator,
+    /// Its pool does not want it any more, and no owner holds it.
+    Retired,
 }
 
 /// A deletion that is wanted or parked.

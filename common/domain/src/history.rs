@@ -62,6 +62,16 @@ pub enum Cause {
     Quarantined,
     /// An operator put it back into use.
     Unquarantined,
+    /// Its pool wants another free one.
+    Filled,
+    /// It was created.
+    Provisioned,
+    /// Its creation used up its attempts.
+    ProvisionFailed,
+    /// Its pool does not want it any more.
+    Retired,
+    /// The claim that chose its id gave it up before it was created.
+    Abandoned,
 }
 
 /// Who ordered an operator action, and why.
@@ -95,6 +105,7 @@ impl From<DeletionCause> for Cause {
             DeletionCause::Released => Self::Released,
             DeletionCause::Expired => Self::Expired,
             DeletionCause::Operator => Self::Ordered,
+            DeletionCause::Retired => Self::Retired,
         }
     }
 }

@@ -16,6 +16,10 @@ pub const SANDBOX_NAME_BYTES_MAX: usize = 256;
 pub const REASON_BYTES_MAX: usize = 256;
 /// Longest key of a request, in bytes. A UUID has 36, and every write of a claim item pays for each key that it keeps.
 pub const REQUEST_KEY_BYTES_MAX: usize = 64;
+/// Longest version of a template, in bytes.
+pub const TEMPLATE_VERSION_BYTES_MAX: usize = 128;
+/// Longest fingerprint of a request, in bytes: SHA-256 in hexadecimal.
+pub const FINGERPRINT_BYTES_MAX: usize = 64;
 /// Longest id at the provider, in bytes.
 pub const EXTERNAL_ID_BYTES_MAX: usize = 512;
 
@@ -175,6 +179,14 @@ text_id!(
     /// Identifies one request: all attempts at the request have the same key, and no other request has it. The process
     /// that receives the request generates it. It is not the `X-Request-ID`, which callers may choose and use again.
     RequestKey, REQUEST_KEY_BYTES_MAX, VISIBLE_ASCII, is_visible_ascii
+);
+text_id!(
+    /// Identifies what a request asks for: two requests of a key with the same one ask for the same.
+    Fingerprint, FINGERPRINT_BYTES_MAX, TOKEN, is_token
+);
+text_id!(
+    /// One version of a template, as `<template>@<number>`.
+    TemplateVersion, TEMPLATE_VERSION_BYTES_MAX, VISIBLE_ASCII, is_visible_ascii
 );
 text_id!(
     /// The displayed name. It is the sort key of a free sandbox, so that a name prefix is a key condition.

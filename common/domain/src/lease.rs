@@ -1,7 +1,10 @@
 //! Leases, and the claims that lead to them.
 
+use super::history::Cause;
 use super::ids::{Actor, Epoch, IdempotencyKey, LabId, OwnerId, PoolName, RequestKey, SandboxId, Version};
+use super::provision::Creation;
 use super::time::UnixSeconds;
+use super::transition::Entry;
 use std::time::Duration;
 
 /// Requests that a lease remembers beside the one that created it, and that a claim item keeps when it moves to another
@@ -102,6 +105,8 @@ pub struct ClaimRecord {
     /// Requests that were answered by leases of this key which have ended since, oldest first. An attempt at one of
     /// them is late and must not get a sandbox.
     pub answered: Vec<RequestKey>,
+    /// What is created if nothing is free; none for kinds that are not created.
+    pub creation: Option<Creation>,
 }
 
 /// A claim of one candidate, ready to be written.
@@ -126,10 +131,40 @@ pub struct Grant {
 // === impl Candidate ===
 
 impl Candidate {
+    /// A sandbox that does not exist yet.
+    #[must_use]
+    pub fn absent(id: SandboxId, pool: PoolName) -> Self {
+        Self { id, pool, version: Version::default() }
+    }
+
+    /// Whether its sandbox did not exist when it was chosen.
+    #[must_use]
+    pub fn is_absent(&self) -> bool {
+        self.version == Version::default()
+    }
+
     /// Whether it names the same sandbox at the same version.
     #[must_use]
     pub fn is(&self, other: &Self) -> bool {
         self.id == other.id && self.version == other.version
+    }
+}
+
+// === impl Grant ===
+
+impl Grant {
+    /// The lease that it makes, with that epoch.
+    #[must_use]
+    pub fn lease(&self, epoch: Epoch) -> Lease {
+        let Self { claim, candidate, lab, by: _, request, granted_at, expires_at } = self.clone();
+        let (claimed_version, answered) = (candidate.version, Vec::new());
+        Lease { claim, lab, epoch, claimed_version, granted_at, expires_at, request, answered }
+    }
+
+    /// The history entry that it makes.
+    #[must_use]
+    pub fn entry(&self) -> Entry {
+        Entry { by: self.by.clone(), ..Entry::new(Cause::Claimed, self.granted_at) }
     }
 }
 
@@ -139,7 +174,14 @@ impl ClaimRecord {
     /// The claim item of a new claim.
     #[must_use]
     pub const fn new(claim: ClaimKey, candidate: Candidate) -> Self {
-        Self { claim, candidate, is_closed: false, answered: Vec::new() }
+        Self { claim, candidate, is_closed: false, answered: Vec::new(), creation: None }
+    }
+
+    /// The claim item for what is created.
+    #[must_use]
+    pub fn creating(mut self, creation: Option<Creation>) -> Self {
+        self.creation = creation;
+        self
     }
 
     /// The claim item after the lease of its candidate, which answered `requests`, has ended.
@@ -160,7 +202,8 @@ impl ClaimRecord {
     ) -> Self {
         let mut answered = self.answered.clone();
         remember(&mut answered, requests);
-        Self { claim: self.claim.clone(), candidate, is_closed: false, answered }
+        let (claim, creation) = (self.claim.clone(), self.creation.clone());
+        Self { claim, candidate, is_closed: false, answered, creation }
     }
 }
 

@@ -12,6 +12,7 @@ pub mod lease;
 pub mod policy;
 pub mod pool;
 pub mod preparation;
+pub mod provision;
 pub mod sandbox;
 pub mod switch;
 pub mod time;
@@ -21,8 +22,8 @@ pub use deletion::{DELETION_RELISTS_MAX, Deletion, DeletionCause, LAST_ERROR_BYT
 pub use descriptor::{DESCRIPTOR_ENTRIES_MAX, Descriptor, InvalidDescriptor};
 pub use history::{Cause, HISTORY_ENTRIES_MAX, HistoryEntry, Order};
 pub use ids::{
-    Actor, Epoch, ExternalId, IdempotencyKey, InvalidId, LabId, NamePrefix, OwnerId, PoolName, ProviderName,
-    Reason, RequestKey, SandboxId, SandboxName, TenantName, Version,
+    Actor, Epoch, ExternalId, Fingerprint, IdempotencyKey, InvalidId, LabId, NamePrefix, OwnerId, PoolName,
+    ProviderName, Reason, RequestKey, SandboxId, SandboxName, TemplateVersion, TenantName, Version,
 };
 pub use lease::{
     CLOSED_CLAIM_KEPT, Candidate, ClaimKey, ClaimRecord, Extension, Grant, Lease, REQUESTS_KEPT_MAX,
@@ -30,6 +31,7 @@ pub use lease::{
 pub use policy::LeasePolicy;
 pub use pool::{InvalidPool, LeaseOverrides, POOLS_MAX, PoolKind, PoolSpec, PoolState, Pools, WarmSizes};
 pub use preparation::{Preparation, PreparationResult, Skip};
+pub use provision::{Creation, Provision};
 pub use sandbox::{InvalidTransition, NewSandbox, STILL_LISTED, Sandbox, State, StateName};
 pub use switch::DeletionSwitch;
 pub use time::UnixSeconds;

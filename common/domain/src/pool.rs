@@ -369,6 +369,12 @@ impl Pools {
         self.get(pool).map_or(self.leases, |spec| spec.leases.over(&self.leases))
     }
 
+    /// The kind of a pool. A pool without a spec is one that an older build left.
+    #[must_use]
+    pub fn kind_of(&self, pool: &PoolName) -> PoolKind {
+        self.get(pool).map_or(PoolKind::Account, |spec| spec.kind)
+    }
+
     /// The provider of a pool. A pool without a spec is one that an older build left.
     #[must_use]
     pub fn provider_of(&self, pool: &PoolName) -> ProviderName {

@@ -6,8 +6,10 @@
 use super::deletion::{Deletion, Tombstone};
 use super::descriptor::Descriptor;
 use super::history::{Cause, HISTORY_ENTRIES_MAX, HistoryEntry};
-use super::ids::{Epoch, ExternalId, OwnerId, PoolName, Reason, SandboxId, SandboxName, Version};
-use super::lease::{Candidate, ClaimRecord, Lease};
+use super::ids::{Epoch, ExternalId, OwnerId, PoolName, Reason, RequestKey, SandboxId, SandboxName, Version};
+use super::lease::{Candidate, ClaimRecord, Grant, Lease};
+use super::pool::PoolKind;
+use super::provision::Provision;
 use super::time::UnixSeconds;
 use super::transition::{Change, Description, Entry, Transition};
 use std::fmt;
@@ -38,7 +40,7 @@ pub struct Sandbox {
     pub history: Vec<HistoryEntry>,
 }
 
-/// A sandbox as a listing of the provider shows it for the first time.
+/// A sandbox that has no record yet, as a listing of its provider shows it or as the fleet is to create it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewSandbox {
     /// The broker's id.
@@ -80,6 +82,10 @@ pub enum State {
     },
     /// Gone.
     Deleted(Tombstone),
+    /// Being created.
+    Provisioning(Provision),
+    /// Its creation used up its attempts and is parked.
+    ProvisionFailed(Provision),
 }
 
 /// The name of a state, as the API and the index show it.
@@ -114,6 +120,10 @@ pub enum StateName {
     Quarantined,
     /// Gone.
     Deleted,
+    /// Being created.
+    Provisioning,
+    /// Creation parked.
+    ProvisionFailed,
 }
 
 /// The guard of a transition did not hold. Contains the sandbox, unchanged.
@@ -142,6 +152,30 @@ impl StateName {
     pub fn parse(name: &str) -> Option<Self> {
         name.parse().ok()
     }
+
+    /// The states that a sandbox of a pool of that kind can have, except for deleted, which is in no index.
+    #[must_use]
+    pub const fn indexed(kind: PoolKind) -> &'static [Self] {
+        match kind {
+            PoolKind::Account => &[
+                Self::Available,
+                Self::Allocated,
+                Self::PendingDeletion,
+                Self::DeletionFailed,
+                Self::Stale,
+                Self::Quarantined,
+            ],
+            PoolKind::Container | PoolKind::Stack => &[
+                Self::Available,
+                Self::Allocated,
+                Self::PendingDeletion,
+                Self::DeletionFailed,
+                Self::Quarantined,
+                Self::Provisioning,
+                Self::ProvisionFailed,
+            ],
+        }
+    }
 }
 
 impl fmt::Display for StateName {
@@ -164,7 +198,22 @@ impl State {
             Self::Stale { .. } => StateName::Stale,
             Self::Quarantined { .. } => StateName::Quarantined,
             Self::Deleted(_) => StateName::Deleted,
+            Self::Provisioning(_) => StateName::Provisioning,
+            Self::ProvisionFailed(_) => StateName::ProvisionFailed,
         }
+    }
+}
+
+impl State {
+    /// The same state whose live lease answered these further requests; none without a live lease.
+    fn with_answered(mut self, answered: &[RequestKey]) -> Option<Self> {
+        let lease = match &mut self {
+            Self::Allocated(lease) => Some(lease),
+            Self::Provisioning(provision) | Self::ProvisionFailed(provision) => provision.lease.as_mut(),
+            _ => None,
+        };
+        lease?.answered = answered.to_vec();
+        Some(self)
     }
 }
 
@@ -174,19 +223,45 @@ impl NewSandbox {
     /// A new sandbox, free.
     #[must_use]
     pub fn enter(self, now: UnixSeconds) -> Sandbox {
+        self.become_sandbox(Epoch::default(), State::Available, &Entry::new(Cause::Listed, now))
+    }
+
+    /// A sandbox that is to be created: held by the claim of `grant`, or to be free.
+    #[must_use]
+    pub fn provision(self, grant: Option<&Grant>, now: UnixSeconds) -> Sandbox {
+        let epoch = Epoch::default();
+        let (epoch, lease, entry) = match grant {
+            Some(grant) => (epoch.next(), Some(grant.lease(epoch.next())), grant.entry()),
+            None => (epoch, None, Entry::new(Cause::Filled, now)),
+        };
+        let provision = Provision { lease, requested_at: now, attempts: 0, last_error: None };
+        self.become_sandbox(epoch, State::Provisioning(provision), &entry)
+    }
+
+    /// The tombstone of an id that a claim chose and gave up before the sandbox was created. Nothing can be created
+    /// under that id any more.
+    #[must_use]
+    pub fn abandon(self, now: UnixSeconds, purge_at: UnixSeconds) -> Sandbox {
+        let tombstone = Tombstone { deletion: None, deleted_at: now, purge_at };
+        let entry = Entry::new(Cause::Abandoned, now);
+        self.become_sandbox(Epoch::default(), State::Deleted(tombstone), &entry)
+    }
+
+    fn become_sandbox(self, epoch: Epoch, state: State, entry: &Entry) -> Sandbox {
         let Self { id, name, external_id, pool, descriptor } = self;
-        Sandbox {
+        let (version, history) = (Version::default(), Vec::new());
+        let before = Sandbox {
             id,
             name,
             external_id,
             pool,
             descriptor,
-            epoch: Epoch::default(),
-            version: Version::default(),
+            epoch,
+            version,
             state: State::Available,
-            history: Vec::new(),
-        }
-        .enter(State::Available, &Entry::new(Cause::Listed, now))
+            history,
+        };
+        before.enter(state, entry)
     }
 }
 
@@ -199,11 +274,21 @@ impl Sandbox {
         Candidate { id: self.id.clone(), pool: self.pool.clone(), version: self.version }
     }
 
-    /// The live lease, if it is held.
+    /// The live lease, if it is held; perhaps it is still being created.
     #[must_use]
     pub const fn lease(&self) -> Option<&Lease> {
         match &self.state {
             State::Allocated(lease) => Some(lease),
+            State::Provisioning(provision) | State::ProvisionFailed(provision) => provision.lease.as_ref(),
+            _ => None,
+        }
+    }
+
+    /// The creation, while it is wanted or parked.
+    #[must_use]
+    pub const fn provision(&self) -> Option<&Provision> {
+        match &self.state {
+            State::Provisioning(provision) | State::ProvisionFailed(provision) => Some(provision),
             _ => None,
         }
     }
@@ -222,9 +307,8 @@ impl Sandbox {
     #[must_use]
     pub fn last_lease(&self) -> Option<&Lease> {
         match &self.state {
-            State::Allocated(lease) => Some(lease),
             State::Quarantined { since: _, reason: _, lease } => lease.as_ref(),
-            _ => self.deletion().and_then(|deletion| deletion.lease.as_ref()),
+            _ => self.lease().or_else(|| self.deletion().and_then(|deletion| deletion.lease.as_ref())),
         }
     }
 
@@ -255,6 +339,7 @@ impl Sandbox {
             Change::Describe(Description { name, descriptor }) => {
                 (self.name, self.descriptor) = (name.clone(), descriptor.clone());
             }
+            Change::FinishProvision { descriptor, .. } => self.descriptor = descriptor.clone(),
             _ => {}
         }
         Ok(match &transition.entry {
@@ -290,19 +375,8 @@ impl Sandbox {
     /// The state after a change; none if the current state does not allow the change.
     fn after(&self, change: &Change) -> Option<State> {
         Some(match (change, &self.state) {
-            (Change::Allocate(grant), State::Available) => State::Allocated(Lease {
-                claim: grant.claim.clone(),
-                lab: grant.lab.clone(),
-                epoch: self.epoch.next(),
-                claimed_version: self.version,
-                granted_at: grant.granted_at,
-                expires_at: grant.expires_at,
-                request: grant.request.clone(),
-                answered: Vec::new(),
-            }),
-            (Change::Answer(answered), State::Allocated(lease)) => {
-                State::Allocated(Lease { answered: answered.clone(), ..lease.clone() })
-            }
+            (Change::Allocate(grant), State::Available) => State::Allocated(grant.lease(self.epoch.next())),
+            (Change::Answer(answered), _) => self.state.clone().with_answered(answered)?,
             (Change::Extend { expires_at }, State::Allocated(lease)) => {
                 State::Allocated(Lease { expires_at: *expires_at, ..lease.clone() })
             }
@@ -324,7 +398,9 @@ impl Sandbox {
                 State::Deleted(Tombstone { deletion: None, deleted_at: *deleted_at, purge_at: *purge_at })
             }
             (Change::Describe(_), state) => state.clone(),
-            (change, state) => return deletion_after(change, state),
+            (change, state) => {
+                return deletion_after(change, state).or_else(|| provision_after(change, state));
+            }
         })
     }
 
@@ -350,6 +426,26 @@ impl Sandbox {
     fn refuse(self, transition: &'static str) -> InvalidTransition {
         InvalidTransition { transition, from: self.state.name(), sandbox: Box::new(self) }
     }
+}
+
+/// The state after a change of a creation.
+fn provision_after(change: &Change, state: &State) -> Option<State> {
+    Some(match (change, state) {
+        (Change::FinishProvision { .. }, State::Provisioning(provision)) => {
+            provision.lease.clone().map_or(State::Available, State::Allocated)
+        }
+        (Change::NoteProvisionFailure { attempts, error }, State::Provisioning(provision)) => {
+            let (attempts, last_error) = (*attempts, Some(error.clone()));
+            State::Provisioning(Provision { attempts, last_error, ..provision.clone() })
+        }
+        (Change::ParkProvision { .. }, State::Provisioning(provision)) => {
+            State::ProvisionFailed(provision.clone())
+        }
+        (Change::ReplayProvision { requested_at, .. }, State::ProvisionFailed(provision)) => {
+            State::Provisioning(Provision { requested_at: *requested_at, attempts: 0, ..provision.clone() })
+        }
+        _ => return None,
+    })
 }
 
 /// The state after a change of a deletion.

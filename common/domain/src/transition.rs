@@ -147,6 +147,34 @@ pub enum Change {
     },
     /// Replaces the description by that of a listing.
     Describe(Description),
+    /// → available, or → allocated if it was created for a claim.
+    FinishProvision {
+        /// The pool that it is in.
+        pool: PoolName,
+        /// What is known about it now: node, incarnation, endpoints.
+        descriptor: Descriptor,
+        /// The end of the lease that it was created for.
+        expires_at: Option<UnixSeconds>,
+    },
+    /// Counts a failed attempt at the creation.
+    NoteProvisionFailure {
+        /// Number of attempts, this one included.
+        attempts: u32,
+        /// The error, cut to the limit.
+        error: String,
+    },
+    /// → `provision_failed`.
+    ParkProvision {
+        /// The pool that it is in.
+        pool: PoolName,
+    },
+    /// → provisioning; attempts are counted from zero.
+    ReplayProvision {
+        /// The pool that it is in.
+        pool: PoolName,
+        /// When it was replayed.
+        requested_at: UnixSeconds,
+    },
 }
 
 /// The history entry of a transition.
@@ -177,10 +205,9 @@ impl Transition {
     /// available → allocated, if it is still at the version of the grant's candidate.
     #[must_use]
     pub fn grant(grant: &Grant) -> Self {
-        let entry = Entry { by: grant.by.clone(), ..Entry::new(Cause::Claimed, grant.granted_at) };
         let guard =
             Guard { version: Some(grant.candidate.version), ..Guard::in_states(&[StateName::Available]) };
-        Self::new("grant", guard, Change::Allocate(grant.clone()), Some(entry))
+        Self::new("grant", guard, Change::Allocate(grant.clone()), Some(grant.entry()))
     }
 
     /// Notes that the live lease answers one more request. The state stays.
@@ -195,7 +222,7 @@ impl Transition {
         Self::new("note_answer", Guard::held(lease), change, None)
     }
 
-    /// allocated → `pending_deletion`, if `owner` holds it (and, if `epoch` is given, by the lease of that epoch). `by`
+    /// allocated | provisioning | `provision_failed` → `pending_deletion`, if `owner` holds it (and, if `epoch` is given, by the lease of that epoch). `by`
     /// is the actor on the owner's behalf.
     #[must_use]
     pub fn release(owner: &OwnerId, epoch: Option<Epoch>, by: Option<&Actor>, now: UnixSeconds) -> Self {
@@ -205,7 +232,8 @@ impl Transition {
         Self::new("release", guard, Change::RequestDeletion { cause, requested_at: now }, Some(entry))
     }
 
-    /// allocated → `pending_deletion`, if the lease of `epoch` ended at or before `ended_by`.
+    /// allocated | provisioning | `provision_failed` → `pending_deletion`, if the lease of `epoch` ended at or before
+    /// `ended_by`.
     #[must_use]
     pub fn expire(epoch: Epoch, ended_by: UnixSeconds, now: UnixSeconds) -> Self {
         let lease = LeaseGuard { epoch: Some(epoch), ended_by: Some(ended_by), ..LeaseGuard::default() };
@@ -226,7 +254,7 @@ impl Transition {
             ends_before: Some(*expires_at),
             ..LeaseGuard::default()
         };
-        let guard = Guard { version: Some(seen.version), ..Guard::held(lease) };
+        let guard = Guard { lease, ..Guard::seen(seen, &[StateName::Allocated]) };
         let entry = Entry { by: by.clone(), ..Entry::new(Cause::Extended, now) };
         let change = Change::Extend { expires_at: *expires_at };
         Self::new("extend", guard, change, Some(entry)).after(seen)
@@ -251,10 +279,19 @@ impl Transition {
         Self::new("unquarantine", guard, change, Some(entry)).after(seen)
     }
 
-    /// allocated | quarantined → `pending_deletion` by an operator, if it is still at the version of `seen`.
+    /// allocated | quarantined | provisioning | `provision_failed` → `pending_deletion` by an operator, if it is still at
+    /// the version of `seen`.
     #[must_use]
     pub fn order_deletion(seen: &Sandbox, order: &Order, now: UnixSeconds) -> Self {
-        let guard = Guard::seen(seen, &[StateName::Allocated, StateName::Quarantined]);
+        let guard = Guard::seen(
+            seen,
+            &[
+                StateName::Allocated,
+                StateName::Quarantined,
+                StateName::Provisioning,
+                StateName::ProvisionFailed,
+            ],
+        );
         let cause = DeletionCause::Operator;
         let entry = Entry::ordered(cause.into(), order, now);
         let change = Change::RequestDeletion { cause, requested_at: now };
@@ -357,6 +394,53 @@ impl Transition {
         Self::new("describe", guard, Change::Describe(description.clone()), None)
     }
 
+    /// provisioning → available, or → allocated if it was created for a claim; if it is still at the version of `seen`.
+    #[must_use]
+    pub fn finish_provision(seen: &Sandbox, descriptor: &Descriptor, now: UnixSeconds) -> Self {
+        let guard = Guard::seen(seen, &[StateName::Provisioning]);
+        let (pool, descriptor) = (seen.pool.clone(), descriptor.clone());
+        let expires_at = seen.lease().map(|lease| lease.expires_at);
+        let change = Change::FinishProvision { pool, descriptor, expires_at };
+        Self::new("finish_provision", guard, change, Some(Entry::new(Cause::Provisioned, now))).after(seen)
+    }
+
+    /// Counts a failed attempt at the creation of `epoch`; `attempts` includes it. The state stays.
+    #[must_use]
+    pub fn note_provision_failure(epoch: Epoch, attempts: u32, error: &str) -> Self {
+        let guard = Guard { epoch: Some(epoch), ..Guard::in_states(&[StateName::Provisioning]) };
+        let error = Deletion::bounded_error(error).to_owned();
+        Self::new("note_provision_failure", guard, Change::NoteProvisionFailure { attempts, error }, None)
+    }
+
+    /// provisioning → `provision_failed`, if it is still at the version of `seen`.
+    #[must_use]
+    pub fn park_provision(seen: &Sandbox, now: UnixSeconds) -> Self {
+        let guard = Guard::seen(seen, &[StateName::Provisioning]);
+        let change = Change::ParkProvision { pool: seen.pool.clone() };
+        Self::new("park_provision", guard, change, Some(Entry::new(Cause::ProvisionFailed, now))).after(seen)
+    }
+
+    /// `provision_failed` → provisioning, if it is still at the version of `seen`. Attempts are counted from zero; the
+    /// last error stays.
+    #[must_use]
+    pub fn replay_provision(seen: &Sandbox, by: &Actor, now: UnixSeconds) -> Self {
+        let guard = Guard::seen(seen, &[StateName::ProvisionFailed]);
+        let entry = Entry { by: Some(by.clone()), ..Entry::new(Cause::Replayed, now) };
+        let change = Change::ReplayProvision { pool: seen.pool.clone(), requested_at: now };
+        Self::new("replay_provision", guard, change, Some(entry)).after(seen)
+    }
+
+    /// available | provisioning | `provision_failed` → `pending_deletion`, if it is still at the version of `seen` and
+    /// no owner ever held it: its pool does not want it any more. For kinds that the fleet creates.
+    #[must_use]
+    pub fn retire(seen: &Sandbox, now: UnixSeconds) -> Self {
+        let states = &[StateName::Available, StateName::Provisioning, StateName::ProvisionFailed];
+        let guard = Guard { is_unused: true, ..Guard::seen(seen, states) };
+        let cause = DeletionCause::Retired;
+        let change = Change::RequestDeletion { cause, requested_at: now };
+        Self::new("retire", guard, change, Some(Entry::new(cause.into(), now))).after(seen)
+    }
+
     const fn new(name: &'static str, guard: Guard, change: Change, entry: Option<Entry>) -> Self {
         Self { name, guard, change, entry, full_history: None }
     }
@@ -382,7 +466,10 @@ impl Guard {
     }
 
     fn held(lease: LeaseGuard) -> Self {
-        Self { lease, ..Self::in_states(&[StateName::Allocated]) }
+        Self {
+            lease,
+            ..Self::in_states(&[StateName::Allocated, StateName::Provisioning, StateName::ProvisionFailed])
+        }
     }
 
     fn wanted(epoch: Epoch) -> Self {
@@ -396,7 +483,7 @@ impl Guard {
         states.contains(&sandbox.state.name())
             && version.is_none_or(|version| version == sandbox.version)
             && epoch.is_none_or(|epoch| epoch == sandbox.epoch)
-            && (*lease == LeaseGuard::default() || sandbox.lease().is_some_and(|live| lease.admits(live)))
+            && (lease.is_empty() || sandbox.lease().is_some_and(|live| lease.admits(live)))
             && attempts.is_none_or(|attempts| {
                 sandbox.deletion().is_some_and(|deletion| deletion.attempts == attempts)
             })
@@ -408,6 +495,10 @@ impl Guard {
 // === impl LeaseGuard ===
 
 impl LeaseGuard {
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
     fn admits(&self, lease: &Lease) -> bool {
         let Self { owner, epoch, ended_by, ends_after, ends_before, answered } = self;
         owner.as_ref().is_none_or(|owner| *owner == lease.claim.owner)
@@ -437,9 +528,15 @@ impl Change {
             }
             Self::Relist { .. } => Some(StateName::PendingDeletion),
             Self::FinishDeletion { .. } | Self::Forget { .. } => Some(StateName::Deleted),
-            Self::Answer(_) | Self::CountAttempt { .. } | Self::NotePreparation(_) | Self::Describe(_) => {
-                None
-            }
+            Self::FinishProvision { expires_at: Some(_), .. } => Some(StateName::Allocated),
+            Self::FinishProvision { expires_at: None, .. } => Some(StateName::Available),
+            Self::ParkProvision { .. } => Some(StateName::ProvisionFailed),
+            Self::ReplayProvision { .. } => Some(StateName::Provisioning),
+            Self::Answer(_)
+            | Self::CountAttempt { .. }
+            | Self::NotePreparation(_)
+            | Self::Describe(_)
+            | Self::NoteProvisionFailure { .. } => None,
         }
     }
 
@@ -451,7 +548,10 @@ impl Change {
             Self::Free { pool }
             | Self::GoStale { pool, .. }
             | Self::Quarantine { pool, .. }
-            | Self::Relist { pool, .. } => Some(pool),
+            | Self::Relist { pool, .. }
+            | Self::FinishProvision { pool, .. }
+            | Self::ParkProvision { pool }
+            | Self::ReplayProvision { pool, .. } => Some(pool),
             _ => None,
         }
     }

@@ -85,6 +85,15 @@ pub(super) const SEEN_VERSION: &str = "seen_version";
 /// On a claim item: the candidate whose lease has ended, as one text. The item is closed only while this equals the
 /// candidate that it names, because older builds move the item on and leave this attribute unchanged.
 pub(super) const CLOSED: &str = "closed";
+/// On a claim item: the version of the template that is created if nothing is free; absent for kinds that are not
+/// created.
+pub(super) const TEMPLATE_VERSION: &str = "template_version";
+/// On a claim item: the fingerprint of the request, with [`TEMPLATE_VERSION`].
+pub(super) const FINGERPRINT: &str = "fingerprint";
+/// Failed attempts at the creation of a sandbox.
+pub(super) const PROVISION_ATTEMPTS: &str = "provision_attempts";
+/// The error of the last one; absent before the first.
+pub(super) const PROVISION_ERROR: &str = "provision_error";
 /// On a claim item: requests that were answered by leases of this key which have ended since; absent means none.
 pub(super) const ANSWERED: &str = "answered";
 /// Parts of a history entry.

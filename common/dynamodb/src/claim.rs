@@ -1,8 +1,8 @@
 //! The claim item: the sandbox that an owner's key tries to get or holds. It decides nothing by itself.
 
 use super::attributes::{
-    ANSWERED, CLOSED, Fields, Item, PK, POOL, SANDBOX_ID, SEEN_VERSION, SK, TTL, key_text, number, requests,
-    seconds, text,
+    ANSWERED, CLOSED, FINGERPRINT, Fields, Item, PK, POOL, SANDBOX_ID, SEEN_VERSION, SK, TEMPLATE_VERSION,
+    TTL, key_text, number, requests, seconds, text,
 };
 use super::expression::Update;
 use super::listing::cursor_of;
@@ -10,7 +10,8 @@ use super::{DynamoStore, unavailable};
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValuesOnConditionCheckFailure};
 use domain::{
-    Candidate, ClaimKey, ClaimRecord, IdempotencyKey, OwnerId, PoolName, SandboxId, UnixSeconds, Version,
+    Candidate, ClaimKey, ClaimRecord, Creation, Fingerprint, IdempotencyKey, OwnerId, PoolName, SandboxId,
+    TemplateVersion, UnixSeconds, Version,
 };
 use ports::store::{ClaimPage, MoveClaim, OpenClaim, PageCursor, StoreError};
 
@@ -41,7 +42,8 @@ impl DynamoStore {
         to: &ClaimRecord,
         keep_until: UnixSeconds,
     ) -> Result<MoveClaim, StoreError> {
-        let ClaimRecord { claim: _, candidate: Candidate { id, pool, version }, is_closed: _, answered } = to;
+        let ClaimRecord { claim: _, candidate, is_closed: _, answered, creation } = to;
+        let Candidate { id, pool, version } = candidate;
         let mark = closed_mark(&from.candidate);
         let change = names(Update::default(), &from.candidate)
             .set(SANDBOX_ID, text(id.as_str()))
@@ -51,6 +53,19 @@ impl DynamoStore {
             .set_requests(ANSWERED, answered)
             .remove(CLOSED)
             .only_if_requests(ANSWERED, &from.answered);
+        let change = match &from.creation {
+            Some(Creation { template, fingerprint }) => change
+                .only_if(TEMPLATE_VERSION, text(template.as_str()))
+                .only_if(FINGERPRINT, text(fingerprint.as_str())),
+            None => change.only_if_absent(TEMPLATE_VERSION),
+        };
+        let change = match creation {
+            Some(Creation { template, fingerprint }) => change
+                .set(TEMPLATE_VERSION, text(template.as_str()))
+                .set(FINGERPRINT, text(fingerprint.as_str())),
+            None if from.creation.is_some() => change.remove(TEMPLATE_VERSION).remove(FINGERPRINT),
+            None => change,
+        };
         let change =
             if from.is_closed { change.only_if(CLOSED, mark) } else { change.only_if_not(CLOSED, mark) };
         let request = self
@@ -162,7 +177,7 @@ fn key_of(owner: &OwnerId, key: &str) -> Item {
 
 /// The whole claim item.
 pub(super) fn encode(record: &ClaimRecord, keep_until: UnixSeconds) -> Item {
-    let ClaimRecord { claim, candidate, is_closed, answered } = record;
+    let ClaimRecord { claim, candidate, is_closed, answered, creation } = record;
     let Candidate { id, pool, version } = candidate;
     let mut item = key(claim);
     if *is_closed {
@@ -170,6 +185,10 @@ pub(super) fn encode(record: &ClaimRecord, keep_until: UnixSeconds) -> Item {
     }
     if !answered.is_empty() {
         item.insert(ANSWERED.to_owned(), requests(answered));
+    }
+    if let Some(Creation { template, fingerprint }) = creation {
+        item.insert(TEMPLATE_VERSION.to_owned(), text(template.as_str()));
+        item.insert(FINGERPRINT.to_owned(), text(fingerprint.as_str()));
     }
     item.insert(SANDBOX_ID.to_owned(), text(id.as_str()));
     item.insert(POOL.to_owned(), text(pool.as_str()));
@@ -193,6 +212,12 @@ fn decode(item: &Item) -> Result<ClaimRecord, StoreError> {
         },
         is_closed: item.get(CLOSED) == Some(&closed_mark(&candidate)),
         answered: fields.requests(ANSWERED)?,
+        creation: match fields.optional_id(TEMPLATE_VERSION, TemplateVersion::parse)? {
+            Some(template) => {
+                Some(Creation { template, fingerprint: fields.id(FINGERPRINT, Fingerprint::parse)? })
+            }
+            None => None,
+        },
         candidate,
     })
 }

@@ -8,14 +8,16 @@ use super::attributes::{
     AT, BY, CAUSE, CLAIM_KEY, CLAIMED_VERSION, DELETED_AT, DELETION_ATTEMPTS, DELETION_CAUSE, DELETION_SHARD,
     DESCRIPTOR, EPOCH, EXPIRES_AT, EXTERNAL_ID, Fields, GRANTED_AT, GROUP, GROUP_SORT, HELD_LAB, HISTORY,
     Item, LAB, LAST_ERROR, LEASE_ANSWERED, LEASE_EPOCH, LEASE_REQUEST, NAME, OWNER, PARKED_SHARD, PK, POOL,
-    PRE_CLEAN, PROVIDER, PROVIDER_ACCOUNT, QUARANTINE_REASON, REASON, RELISTS, REQUESTED_AT, SFDC_ACCOUNT_ID,
-    SINCE, SK, STATE, STATE_SHARD, STATE_SORT, TTL, VERSION, key_text, number, requests, seconds, text,
+    PRE_CLEAN, PROVIDER, PROVIDER_ACCOUNT, PROVISION_ATTEMPTS, PROVISION_ERROR, QUARANTINE_REASON, REASON,
+    RELISTS, REQUESTED_AT, SFDC_ACCOUNT_ID, SINCE, SK, STATE, STATE_SHARD, STATE_SORT, TTL, VERSION,
+    key_text, number, requests, seconds, text,
 };
 use aws_sdk_dynamodb::types::AttributeValue;
 use domain::{
     Actor, Cause, ClaimKey, Deletion, DeletionCause, Descriptor, Entry, Epoch, ExternalId, Grant,
     HISTORY_ENTRIES_MAX, HistoryEntry, IdempotencyKey, InvalidDescriptor, LabId, Lease, OwnerId, PoolName,
-    ProviderName, Reason, RequestKey, Sandbox, SandboxId, SandboxName, State, StateName, Tombstone, Version,
+    ProviderName, Provision, Reason, RequestKey, Sandbox, SandboxId, SandboxName, State, StateName,
+    Tombstone, Version,
 };
 use ports::store::StoreError;
 use ports::store::index::{
@@ -63,11 +65,12 @@ pub(super) const fn deletion_cause(cause: DeletionCause) -> &'static str {
         DeletionCause::Released => "released",
         DeletionCause::Expired => "expired",
         DeletionCause::Operator => "operator",
+        DeletionCause::Retired => "retired",
     }
 }
 
 fn parse_deletion_cause(name: &str) -> Option<DeletionCause> {
-    [DeletionCause::Released, DeletionCause::Expired, DeletionCause::Operator]
+    [DeletionCause::Released, DeletionCause::Expired, DeletionCause::Operator, DeletionCause::Retired]
         .into_iter()
         .find(|cause| deletion_cause(*cause) == name)
 }
@@ -113,13 +116,17 @@ fn encode_state(item: &mut Item, state: &State) {
     let mut put = |attribute: &str, value| item.insert(attribute.to_owned(), value);
     match state {
         State::Available => {}
-        State::Allocated(lease) => {
-            if let Some(lab) = &lease.lab {
-                put(HELD_LAB, text(lab.as_str()));
-                put(GROUP, text(lab_group(lab)));
-                put(GROUP_SORT, text(due_sort(lease.granted_at)));
+        State::Allocated(lease) => encode_live_lease(item, lease),
+        State::Provisioning(provision) | State::ProvisionFailed(provision) => {
+            let Provision { lease, requested_at, attempts, last_error } = provision;
+            put(REQUESTED_AT, seconds(*requested_at));
+            put(PROVISION_ATTEMPTS, number(*attempts));
+            if let Some(last_error) = last_error {
+                put(PROVISION_ERROR, text(last_error));
             }
-            encode_lease(item, lease);
+            if let Some(lease) = lease {
+                encode_live_lease(item, lease);
+            }
         }
         State::PendingDeletion(deletion) | State::DeletionFailed(deletion) => {
             encode_deletion(item, deletion);
@@ -142,6 +149,15 @@ fn encode_state(item: &mut Item, state: &State) {
             }
         }
     }
+}
+
+fn encode_live_lease(item: &mut Item, lease: &Lease) {
+    if let Some(lab) = &lease.lab {
+        item.insert(HELD_LAB.to_owned(), text(lab.as_str()));
+        item.insert(GROUP.to_owned(), text(lab_group(lab)));
+        item.insert(GROUP_SORT.to_owned(), text(due_sort(lease.granted_at)));
+    }
+    encode_lease(item, lease);
 }
 
 fn encode_deletion(item: &mut Item, deletion: &Deletion) {
@@ -261,14 +277,29 @@ fn decode_state(fields: Fields<'_>) -> Result<State, StoreError> {
         StateName::Quarantined => State::Quarantined {
             since: fields.seconds(SINCE)?,
             reason: fields.id(QUARANTINE_REASON, Reason::stored)?,
-            lease: if fields.has(OWNER) { Some(decode_lease(fields)?) } else { None },
+            lease: decode_last_lease(fields)?,
         },
         StateName::Deleted => State::Deleted(Tombstone {
             deletion: if fields.has(DELETION_CAUSE) { Some(decode_deletion(fields)?) } else { None },
             deleted_at: fields.seconds(DELETED_AT)?,
             purge_at: fields.seconds(TTL)?,
         }),
+        StateName::Provisioning => State::Provisioning(decode_provision(fields)?),
+        StateName::ProvisionFailed => State::ProvisionFailed(decode_provision(fields)?),
     })
+}
+
+fn decode_provision(fields: Fields<'_>) -> Result<Provision, StoreError> {
+    Ok(Provision {
+        lease: decode_last_lease(fields)?,
+        requested_at: fields.seconds(REQUESTED_AT)?,
+        attempts: fields.count(PROVISION_ATTEMPTS)?,
+        last_error: fields.optional_text(PROVISION_ERROR)?.map(str::to_owned),
+    })
+}
+
+fn decode_last_lease(fields: Fields<'_>) -> Result<Option<Lease>, StoreError> {
+    if fields.has(OWNER) { decode_lease(fields).map(Some) } else { Ok(None) }
 }
 
 fn decode_state_name(fields: Fields<'_>) -> Result<StateName, StoreError> {
@@ -281,7 +312,7 @@ fn decode_deletion(fields: Fields<'_>) -> Result<Deletion, StoreError> {
     let attempts = u32::try_from(fields.number(DELETION_ATTEMPTS)?)
         .map_err(|_| fields.corrupt(DELETION_ATTEMPTS, "is too large"))?;
     Ok(Deletion {
-        lease: if fields.has(OWNER) { Some(decode_lease(fields)?) } else { None },
+        lease: decode_last_lease(fields)?,
         cause,
         requested_at: fields.seconds(REQUESTED_AT)?,
         attempts,

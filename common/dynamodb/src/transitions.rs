@@ -7,9 +7,9 @@
 use super::attributes::{
     CLAIM_KEY, CLAIMED_VERSION, DELETED_AT, DELETION_ATTEMPTS, DELETION_CAUSE, DELETION_SHARD, DESCRIPTOR,
     EPOCH, EXPIRES_AT, GRANTED_AT, GROUP, GROUP_SORT, HELD_LAB, HISTORY, Item, LAB, LAST_ERROR,
-    LEASE_ANSWERED, LEASE_EPOCH, LEASE_REQUEST, NAME, OWNER, PARKED_SHARD, PRE_CLEAN, QUARANTINE_REASON,
-    RELISTS, REQUESTED_AT, SFDC_ACCOUNT_ID, SINCE, STATE, STATE_SHARD, STATE_SORT, TTL, VERSION, number,
-    requests, seconds, text,
+    LEASE_ANSWERED, LEASE_EPOCH, LEASE_REQUEST, NAME, OWNER, PARKED_SHARD, PRE_CLEAN, PROVISION_ATTEMPTS,
+    PROVISION_ERROR, QUARANTINE_REASON, RELISTS, REQUESTED_AT, SFDC_ACCOUNT_ID, SINCE, STATE, STATE_SHARD,
+    STATE_SORT, TTL, VERSION, number, requests, seconds, text,
 };
 use super::expression::Update;
 use super::item::descriptor_attributes;
@@ -17,8 +17,8 @@ use super::{DynamoStore, item, unavailable};
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue, ReturnValuesOnConditionCheckFailure};
 use domain::{
-    Change, Description, Grant, Guard, LeaseGuard, PoolName, Preparation, STILL_LISTED, SandboxId, StateName,
-    Transition, UnixSeconds,
+    Change, Description, Descriptor, Grant, Guard, LeaseGuard, PoolName, Preparation, STILL_LISTED,
+    SandboxId, StateName, Transition, UnixSeconds,
 };
 use ports::store::index::{due_sort, lab_group, shard_of, state_shard};
 use ports::store::{StoreError, Write};
@@ -151,6 +151,22 @@ pub(super) fn translate(id: &SandboxId, transition: &Transition, shards: u16) ->
             .remove(DELETED_AT)
             .remove(TTL),
         Change::Describe(description) => describe(update, description, guard),
+        Change::FinishProvision { pool: _, descriptor, expires_at } => {
+            let update = set_descriptor(update, descriptor);
+            match expires_at {
+                Some(expires_at) => update.set(STATE_SORT, text(due_sort(*expires_at))),
+                None => update.copy(STATE_SORT, NAME),
+            }
+        }
+        Change::NoteProvisionFailure { attempts, error } => {
+            update.set(PROVISION_ATTEMPTS, number(*attempts)).set(PROVISION_ERROR, text(error))
+        }
+        // The sort key stays, because both states sort by the time of the request.
+        Change::ParkProvision { pool: _ } => update,
+        Change::ReplayProvision { pool: _, requested_at } => update
+            .set(STATE_SORT, text(due_sort(*requested_at)))
+            .set(REQUESTED_AT, seconds(*requested_at))
+            .set(PROVISION_ATTEMPTS, number(0_u32)),
     }
 }
 
@@ -258,6 +274,10 @@ fn describe(update: Update, description: &Description, guard: &Guard) -> Update 
     if guard.states == [StateName::Available] {
         update = update.set(STATE_SORT, text(name.as_str()));
     }
+    set_descriptor(update, descriptor)
+}
+
+fn set_descriptor(update: Update, descriptor: &Descriptor) -> Update {
     let (account, others) = descriptor_attributes(descriptor);
     [(SFDC_ACCOUNT_ID, account), (DESCRIPTOR, others)].into_iter().fold(
         update,

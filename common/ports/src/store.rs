@@ -265,6 +265,11 @@ pub trait Store: PoolItems + Identities {
     /// Record and identity are written in one transaction.
     async fn insert(&self, sandbox: &NewSandbox, now: UnixSeconds) -> Result<Insert, StoreError>;
 
+    /// Writes the record of a sandbox that the fleet creates, or the tombstone of one that it will not create, if there
+    /// is no record with that id. An equal record counts as inserted: an earlier attempt wrote it. Such an id is never
+    /// used again and names no account of a listing, so it has no identity item.
+    async fn create(&self, sandbox: &Sandbox) -> Result<Insert, StoreError>;
+
     // --- reading ---
 
     /// The sandbox, by a strongly consistent read.

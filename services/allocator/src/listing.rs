@@ -10,7 +10,7 @@ use contract::queue::PAGE_LIMIT_MAX;
 use contract::{
     Fault, RecordRequest, RecordView, SandboxEntry, SandboxStatus, SandboxesReply, SandboxesRequest, Scope,
 };
-use domain::{LabId, NamePrefix, OwnerId, PoolName, Sandbox, StateName};
+use domain::{LabId, NamePrefix, OwnerId, PoolKind, PoolName, Pools, Sandbox, StateName};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use ports::bus::Request;
 use ports::store::index::scan_cursor;
@@ -84,12 +84,13 @@ impl Budget {
 // === impl Which ===
 
 impl Which {
-    fn parse(request: SandboxesRequest, pools: (Vec<PoolName>, bool)) -> Result<Self, Fault> {
+    fn parse(request: SandboxesRequest, pools: (Vec<PoolName>, bool), known: &Pools) -> Result<Self, Fault> {
         let SandboxesRequest { status, pool: _, lab, owner, name_prefix, cursor, limit } = request;
         let (pools, is_narrowed) = pools;
+        let kinds: Vec<_> = pools.iter().map(|pool| known.kind_of(pool)).collect();
         Ok(Self {
             purpose: "sandboxes",
-            states: listed_states(status.as_ref())?,
+            states: listed_states(status.as_ref(), &kinds)?,
             pools,
             is_narrowed,
             lab: parsed("lab", lab.as_deref(), LabId::parse)?,
@@ -135,7 +136,7 @@ impl Allocator {
     pub(crate) async fn sandboxes(&self, scope: &Scope, request: &Request) -> Result<SandboxesReply, Fault> {
         let asked: SandboxesRequest = decode(&request.body)?;
         let pools = self.pools_of(request, asked.pool.as_deref(), scope).await?;
-        let which = Which::parse(asked, pools)?;
+        let which = Which::parse(asked, pools, &self.ports.pools.current())?;
         let (sandboxes, cursor) = self.page_of_sandboxes(&which, request).await?;
         let sandboxes: Vec<_> = sandboxes.iter().map(SandboxEntry::of).collect();
         Ok(SandboxesReply { count: u64::try_from(sandboxes.len()).unwrap_or(u64::MAX), sandboxes, cursor })
@@ -305,10 +306,13 @@ impl Read {
     }
 }
 
-/// The states of a filter; without one all but the deleted, whose list has to read the whole table.
-fn listed_states(status: Option<&SandboxStatus>) -> Result<Vec<StateName>, Fault> {
+/// The states of a filter; without one all that the pools of these kinds have, except for deleted, whose list has to
+/// read the whole table.
+fn listed_states(status: Option<&SandboxStatus>, kinds: &[PoolKind]) -> Result<Vec<StateName>, Fault> {
     let Some(status) = status else {
-        return Ok(StateName::iter().filter(|state| *state != StateName::Deleted).collect());
+        let is_listed =
+            |state: &StateName| kinds.iter().any(|kind| StateName::indexed(*kind).contains(state));
+        return Ok(StateName::iter().filter(is_listed).collect());
     };
     match status.known() {
         Some(state) => Ok(vec![state]),

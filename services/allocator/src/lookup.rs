@@ -10,7 +10,6 @@ use ports::bus::Request;
 use ports::store::{SortRange, StateQuery, StoreError};
 use runtime::telemetry::Chain;
 use std::time::Duration;
-use strum::IntoEnumIterator as _;
 
 /// Time-out of the deletion status and of the census.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(1);
@@ -127,8 +126,7 @@ impl Allocator {
     pub(crate) async fn pool_stats(&self, pool: &PoolName) -> Result<PoolStats, StoreError> {
         let mut stats = PoolStats::default();
         let shards = self.ports.store.shards().await?;
-        for state in StateName::iter() {
-            // Tombstones do not belong to a pool and are in no index.
+        for &state in StateName::indexed(self.ports.pools.current().kind_of(pool)) {
             let Some(count) = stats.of_mut(state) else { continue };
             for shard in 0..shards {
                 let query = StateQuery { pool: pool.clone(), state, shard, range: SortRange::All };

@@ -47,6 +47,7 @@ impl OperatorAction {
     fn check(self, sandbox: &Sandbox) -> Result<(), Fault> {
         let needed = match (self, &sandbox.state) {
             (Self::Quarantine | Self::ForceRelease, State::Allocated(_))
+            | (Self::ForceRelease, State::Provisioning(_) | State::ProvisionFailed(_))
             | (Self::Quarantine, State::Available)
             | (Self::Unquarantine | Self::ForceRelease, State::Quarantined { .. }) => return Ok(()),
             (Self::Quarantine, _) => "only a sandbox that is free or held can be quarantined",

@@ -14,7 +14,6 @@ use ports::store::{SortRange, StateQuery, StoreError, Unreadable};
 use runtime::telemetry::Chain;
 use std::collections::BTreeMap;
 use std::time::Duration;
-use strum::IntoEnumIterator as _;
 use tokio_util::sync::CancellationToken;
 
 mod claims;
@@ -110,8 +109,7 @@ impl Reconciler {
             if self.ports.pools.current().contains(pool) {
                 census.pools.insert(pool.to_string(), PoolStats::default());
             }
-            // Tombstones are in no index.
-            for state in StateName::iter().filter(|state| *state != StateName::Deleted) {
+            for &state in StateName::indexed(self.ports.pools.current().kind_of(pool)) {
                 let of_shard = |shard| StateQuery { pool: pool.clone(), state, shard, range: SortRange::All };
                 queries.extend((0..shards).map(of_shard));
             }

@@ -96,7 +96,9 @@ impl Reconciler {
         state: StateName,
         range_of: impl Fn(&PoolName) -> SortRange + Send,
     ) -> Result<Walk<'_>, StoreError> {
-        let pools = self.every_pool().await?;
+        let known = self.ports.pools.current();
+        let mut pools = self.every_pool().await?;
+        pools.retain(|pool| StateName::indexed(known.kind_of(pool)).contains(&state));
         let shards = self.ports.store.shards().await?;
         let mut queries = Vec::new();
         for pool in &pools {

@@ -435,6 +435,8 @@ impl Plan {
             State::Allocated(_) | State::Quarantined { .. } => self.changed.push(sandbox.id.clone()),
             // When its deletion is finished, the tombstone is renewed.
             State::PendingDeletion(_) | State::DeletionFailed(_) | State::Deleted(_) => self.unchanged += 1,
+            // No listing has what the fleet creates.
+            State::Provisioning(_) | State::ProvisionFailed(_) => self.changed.push(sandbox.id.clone()),
         }
     }
 

@@ -10,7 +10,8 @@ use crate::sweep::Due;
 use contract::RunStatus;
 use contract::{ProviderSync, SyncReport, TickOrder};
 use domain::{
-    Candidate, Description, NewSandbox, PoolName, Sandbox, SandboxId, StateName, UnixSeconds, Version,
+    Candidate, Description, NewSandbox, PoolKind, PoolName, Sandbox, SandboxId, StateName, UnixSeconds,
+    Version,
 };
 use futures_util::stream::{self, StreamExt as _};
 use ports::store::{SortRange, Store, StoreError, Write};
@@ -22,16 +23,6 @@ use crate::listing::{ListingError, Skipped, Source};
 
 /// Concurrent writes: enough to hide their latency, few enough to leave capacity for claims.
 const WRITES_IN_FLIGHT_MAX: usize = 16;
-/// States that are in the index; a listed sandbox in one of them is known.
-const KNOWN_STATES: [StateName; 6] = [
-    StateName::Available,
-    StateName::Allocated,
-    StateName::PendingDeletion,
-    StateName::DeletionFailed,
-    StateName::Stale,
-    StateName::Quarantined,
-];
-
 /// Why a sync did not complete.
 #[derive(Debug, thiserror::Error)]
 enum SyncError {
@@ -262,7 +253,7 @@ impl Reconciler {
         skipped: &mut Skipped,
     ) -> Result<Plan, SyncError> {
         let mut planner = Planner::new(listed);
-        for state in KNOWN_STATES {
+        for &state in StateName::indexed(PoolKind::Account) {
             // Every pool: one that was removed may have sandboxes of any provider.
             let mut walk = self.walk(state, &SortRange::All).await?;
             while let Some(page) = walk.next(skipped).await? {

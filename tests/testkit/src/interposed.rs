@@ -256,6 +256,10 @@ impl<I: Interposer> Store for InterposedStore<I> {
         self.enter("insert", self.inner.insert(sandbox, now)).await
     }
 
+    async fn create(&self, sandbox: &Sandbox) -> Result<Insert, StoreError> {
+        self.enter("create", self.inner.create(sandbox)).await
+    }
+
     async fn sandbox(&self, id: &SandboxId) -> Result<Option<Sandbox>, StoreError> {
         self.pass("sandbox", self.inner.sandbox(id)).await
     }

@@ -307,6 +307,16 @@ impl Store for MemoryStore {
         Ok(Insert::Inserted(Box::new(entered)))
     }
 
+    async fn create(&self, sandbox: &Sandbox) -> Result<Insert, StoreError> {
+        let mut tables = self.tables();
+        if let Some(existing) = tables.sandboxes.get(&sandbox.id).filter(|existing| *existing != sandbox) {
+            return Ok(Insert::Exists(Box::new(existing.clone())));
+        }
+        let shards = tables.shards(self.shards_set).write;
+        tables.put(sandbox.clone(), shards);
+        Ok(Insert::Inserted(Box::new(sandbox.clone())))
+    }
+
     async fn sandbox(&self, id: &SandboxId) -> Result<Option<Sandbox>, StoreError> {
         Ok(self.tables().sandboxes.get(id).cloned())
     }

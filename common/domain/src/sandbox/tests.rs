@@ -2,6 +2,7 @@
 
 mod identity;
 mod operator_actions;
+mod provision;
 
 use super::*;
 use crate::deletion::{DELETION_RELISTS_MAX, DeletionCause};
@@ -23,6 +24,10 @@ pub(super) fn owner() -> OwnerId {
 }
 
 pub(super) fn free() -> Sandbox {
+    listed().enter(ENTERED)
+}
+
+pub(super) fn listed() -> NewSandbox {
     NewSandbox {
         id: SandboxId::parse("7").unwrap(),
         name: SandboxName::parse("lab-7").unwrap(),
@@ -30,7 +35,6 @@ pub(super) fn free() -> Sandbox {
         pool: PoolName::parse("main").unwrap(),
         descriptor: Descriptor::default(),
     }
-    .enter(ENTERED)
 }
 
 fn grant_of(sandbox: &Sandbox) -> Grant {
@@ -84,6 +88,11 @@ fn in_state(state: StateName) -> Sandbox {
         StateName::Deleted => {
             ending().apply(&Transition::finish_deletion(Epoch::new(1), DELETED, PURGE, None)).unwrap()
         }
+        StateName::Provisioning => listed().provision(None, ENTERED),
+        StateName::ProvisionFailed => {
+            let wanted = in_state(StateName::Provisioning);
+            wanted.clone().apply(&Transition::park_provision(&wanted, REQUESTED)).unwrap()
+        }
     }
 }
 
@@ -91,7 +100,7 @@ type Step = fn(Sandbox) -> Result<Sandbox, InvalidTransition>;
 
 /// Every transition with fitting arguments: name, state before, state after, how it is applied. Two more start from
 /// either of two states and have separate tests.
-const STEPS: [(&str, StateName, StateName, Step); 11] = [
+const STEPS: [(&str, StateName, StateName, Step); 15] = [
     ("claim", StateName::Available, StateName::Allocated, |sandbox| {
         let grant = grant_of(&sandbox);
         sandbox.apply(&Transition::grant(&grant))
@@ -136,6 +145,19 @@ const STEPS: [(&str, StateName, StateName, Step); 11] = [
         let version = sandbox.version;
         sandbox.clone().apply(&Transition::unquarantine(&at(&sandbox, version), &order(), DELETED))
     }),
+    ("finish_provision", StateName::Provisioning, StateName::Available, |sandbox| {
+        sandbox.clone().apply(&Transition::finish_provision(&sandbox, &Descriptor::default(), DELETED))
+    }),
+    ("note_provision_failure", StateName::Provisioning, StateName::Provisioning, |sandbox| {
+        sandbox.clone().apply(&Transition::note_provision_failure(sandbox.epoch, 1, "no image"))
+    }),
+    ("park_provision", StateName::Provisioning, StateName::ProvisionFailed, |sandbox| {
+        sandbox.clone().apply(&Transition::park_provision(&sandbox, DELETED))
+    }),
+    ("replay_provision", StateName::ProvisionFailed, StateName::Provisioning, |sandbox| {
+        let by = Actor::parse("alice").unwrap();
+        sandbox.clone().apply(&Transition::replay_provision(&sandbox, &by, DELETED))
+    }),
 ];
 
 #[test]
@@ -164,7 +186,7 @@ fn state_change_adds_a_version_and_history_and_a_claim_an_epoch() {
     for (name, starts, leads, step) in STEPS {
         let before = in_state(starts);
         let after = step(before.clone()).unwrap();
-        if name == "note_attempt" {
+        if ["note_attempt", "note_provision_failure"].contains(&name) {
             assert_eq!((after.version, &after.history), (before.version, &before.history));
             continue;
         }

@@ -70,6 +70,9 @@ pub fn state_sort(sandbox: &Sandbox) -> Option<String> {
         }
         State::Stale { since } | State::Quarantined { since, reason: _, lease: _ } => Some(due_sort(*since)),
         State::Deleted(_) => None,
+        State::Provisioning(provision) | State::ProvisionFailed(provision) => {
+            Some(due_sort(provision.requested_at))
+        }
     }
 }
 

@@ -2,8 +2,8 @@
 
 use super::{Store, StoreError, Write};
 use domain::{
-    Actor, Candidate, Description, Epoch, Extension, Grant, Lease, Order, OwnerId, Preparation, RequestKey,
-    Sandbox, SandboxId, StateName, Transition, UnixSeconds, Version,
+    Actor, Candidate, Description, Descriptor, Epoch, Extension, Grant, Lease, Order, OwnerId, Preparation,
+    RequestKey, Sandbox, SandboxId, StateName, Transition, UnixSeconds, Version,
 };
 
 /// Every state in which the name of a sandbox is not its sort key.
@@ -14,6 +14,8 @@ const NOT_AVAILABLE: &[StateName] = &[
     StateName::Stale,
     StateName::Quarantined,
     StateName::Deleted,
+    StateName::Provisioning,
+    StateName::ProvisionFailed,
 ];
 
 /// Transitions whose first argument is the id alone.
@@ -56,6 +58,7 @@ impl dyn Store + '_ {
         finish_deletion(epoch: Epoch, now: UnixSeconds, purge_at: UnixSeconds, preparation: Option<&Preparation>);
         park_deletion(epoch: Epoch, now: UnixSeconds);
         replay_deletion(epoch: Epoch, by: &Actor, now: UnixSeconds);
+        note_provision_failure(epoch: Epoch, attempts: u32, error: &str);
     }
 
     by_seen! {
@@ -67,6 +70,10 @@ impl dyn Store + '_ {
         mark_found(Sandbox, now: UnixSeconds);
         forget(Sandbox, by: Option<&Actor>, now: UnixSeconds, purge_at: UnixSeconds);
         relist(Sandbox, now: UnixSeconds);
+        finish_provision(Sandbox, descriptor: &Descriptor, now: UnixSeconds);
+        park_provision(Sandbox, now: UnixSeconds);
+        replay_provision(Sandbox, by: &Actor, now: UnixSeconds);
+        retire(Sandbox, now: UnixSeconds);
     }
 
     /// Applies [`Transition::grant`].

@@ -41,7 +41,7 @@ pub(crate) fn id(number: usize) -> SandboxId {
     SandboxId::parse(&number.to_string()).unwrap()
 }
 
-fn watch() -> PoolWatch {
+pub(crate) fn watch() -> PoolWatch {
     let leases =
         LeasePolicy { duration: 4 * HOUR, duration_max: 48 * HOUR, total_max: 72 * HOUR, grace: HOUR / 2 };
     PoolWatch::new(Pools::parse("dns=dns-,main").unwrap(), leases)

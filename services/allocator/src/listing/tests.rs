@@ -1,7 +1,7 @@
 //! Lists on a store in memory: limits, filters, cursors that are not ours, and what one request may read.
 
 use super::*;
-use crate::deletions::tests::{NOW, Rig, id};
+use crate::deletions::tests::{NOW, Rig, id, watch};
 use contract::{FaultCode, Verb};
 use domain::{ExternalId, NewSandbox, SandboxId, SandboxName, UnixSeconds};
 use ports::store::Write;
@@ -77,7 +77,7 @@ async fn invalid_filters_are_rejected_with_a_reason() {
     for (body, message) in [
         (
             json!({"status": "gone"}),
-            "status must be one of available, allocated, pending_deletion, deletion_failed, stale, quarantined, deleted",
+            "status must be one of available, allocated, pending_deletion, deletion_failed, stale, quarantined, deleted, provisioning, provision_failed",
         ),
         (json!({"pool": ""}), "pool must not be empty"),
         (json!({"owner": " "}), "owner must not be empty"),
@@ -94,7 +94,7 @@ async fn invalid_filters_are_rejected_with_a_reason() {
 
 fn which_of(request: SandboxesRequest, pools: &[&str], is_narrowed: bool) -> Which {
     let pools = pools.iter().map(|pool| PoolName::parse(pool).unwrap()).collect();
-    Which::parse(request, (pools, is_narrowed)).unwrap()
+    Which::parse(request, (pools, is_narrowed), &watch().current()).unwrap()
 }
 
 #[tokio::test]

@@ -28,8 +28,9 @@ fn table(reply: &StatsReply) -> String {
 }
 
 fn row(name: &str, stats: &PoolStats) -> [String; 8] {
-    let PoolStats { total, available, allocated, pending_deletion, stale, deletion_failed, quarantined } =
-        *stats;
+    let PoolStats {
+        total, available, allocated, pending_deletion, stale, deletion_failed, quarantined, ..
+    } = *stats;
     let [free, leased, deleting, stale, failed, quarantined, total] =
         [available, allocated, pending_deletion, stale, deletion_failed, quarantined, total]
             .map(|count| count.to_string());

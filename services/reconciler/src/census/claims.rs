@@ -69,13 +69,20 @@ enum Found {
 impl Case {
     /// Whether sandboxes in that state have a claim item to check.
     pub(super) fn is_in(state: StateName) -> bool {
-        matches!(state, StateName::Allocated | StateName::PendingDeletion | StateName::DeletionFailed)
+        matches!(
+            state,
+            StateName::Allocated
+                | StateName::PendingDeletion
+                | StateName::DeletionFailed
+                | StateName::Provisioning
+                | StateName::ProvisionFailed
+        )
     }
 
     /// The case of a sandbox; none if it never had a holder.
     pub(super) fn of(sandbox: &Sandbox) -> Option<Self> {
         let ended_at = match &sandbox.state {
-            State::Allocated(_) => None,
+            State::Allocated(_) | State::Provisioning(_) | State::ProvisionFailed(_) => None,
             State::PendingDeletion(deletion) | State::DeletionFailed(deletion) => Some(deletion.requested_at),
             _ => return None,
         };

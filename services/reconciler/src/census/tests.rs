@@ -9,6 +9,7 @@ use ports::bus::CensusStore as _;
 use ports::clock::Clock as _;
 use ports::store::IDENTITY_SHARDS;
 use std::sync::Arc;
+use strum::IntoEnumIterator as _;
 use testkit::bus::{Call, Loss};
 use testkit::clock::settle;
 use testkit::faulty::Fault;

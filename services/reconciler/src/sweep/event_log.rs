@@ -20,12 +20,14 @@ pub(super) const READS_AT_ONCE_MAX: usize = 16;
 /// more, it reads the index of the free ones again.
 const DUE_MAX: usize = 2_000;
 /// States of sandboxes that are in use or being deleted. The sync checks the free ones.
-const STATES: [StateName; 5] = [
+const STATES: [StateName; 7] = [
     StateName::PendingDeletion,
     StateName::DeletionFailed,
     StateName::Allocated,
     StateName::Stale,
     StateName::Quarantined,
+    StateName::Provisioning,
+    StateName::ProvisionFailed,
 ];
 
 /// The version up to which the events of a sandbox were found in the event log, so that unchanged sandboxes cost

@@ -36,8 +36,11 @@ async fn work_for_a_sandbox_in_another_state_does_nothing() {
         let rig = Rig::new().await;
         match state {
             StateName::Available => {}
-            // The state that wants it, and one that no transition leads to here.
-            StateName::PendingDeletion | StateName::Quarantined => continue,
+            // The state that wants it, and those that no transition leads to here.
+            StateName::PendingDeletion
+            | StateName::Quarantined
+            | StateName::Provisioning
+            | StateName::ProvisionFailed => continue,
             StateName::Allocated => rig.allocate().await,
             StateName::Stale => {
                 rig.store.mark_missing(&rig.sandbox().await, NOW).await.unwrap();
