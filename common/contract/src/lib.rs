@@ -19,6 +19,7 @@ mod named;
 pub mod orders;
 pub mod pools;
 mod principal;
+pub mod provisions;
 pub mod queue;
 mod refusals;
 pub mod reports;
@@ -50,6 +51,7 @@ pub use named::{
 };
 pub use orders::{ExtendRequest, OrderReply, OrderRequest};
 pub use principal::{PRINCIPAL_BYTES_MAX, Principal, Rights, Role};
+pub use provisions::ProvisionWork;
 pub use queue::{
     DeletionEntry, DeletionPlace, DeletionTotals, DeletionsReply, DeletionsRequest, PreCleanView,
 };

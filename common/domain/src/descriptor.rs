@@ -41,6 +41,8 @@ pub enum InvalidDescriptor {
 impl Descriptor {
     /// Key of the Salesforce account that a sandbox belongs to.
     pub const SFDC_ACCOUNT_ID: &'static str = "sfdc_account_id";
+    /// Key of the version of the template that a sandbox is created from.
+    pub const TEMPLATE: &'static str = "template";
 
     /// Checks entries that a provider lists.
     ///

@@ -6,8 +6,8 @@
 use async_trait::async_trait;
 use bytes::Bytes;
 use contract::{
-    Census, DeletionWork, DeletionsStatus, Event, Fault, Outcome, ParkedDeletion, Pause, Report, RunReport,
-    TickKind, TickOrder, Verb,
+    Census, DeletionWork, DeletionsStatus, Event, Fault, Outcome, ParkedDeletion, Pause, ProvisionWork,
+    Report, RunReport, TickKind, TickOrder, Verb,
 };
 use domain::{PoolName, SandboxId, UnixSeconds, Version};
 use std::time::Duration;
@@ -196,6 +196,13 @@ pub trait Deletions: Send + Sync {
 
     /// Stores a parked deletion, and returns only when it is stored.
     async fn park(&self, parked: &ParkedDeletion) -> Result<(), BusError>;
+}
+
+/// Publishing work that creates sandboxes.
+#[async_trait]
+pub trait Provisions: Send + Sync {
+    /// Adds the work to the queue unless the sandbox has a message there.
+    async fn announce(&self, work: &ProvisionWork) -> Result<Announced, BusError>;
 }
 
 /// Consuming deletion work.

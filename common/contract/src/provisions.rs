@@ -1,0 +1,84 @@
+//! Work that asks a node to create a sandbox.
+
+use domain::{Descriptor, Epoch, InvalidId, PoolName, Sandbox, SandboxId, State, TemplateVersion};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// Version of [`ProvisionWork`] that this build writes and reads.
+pub const PROVISION_WORK_VERSION: u32 = 1;
+
+/// One sandbox that should be created. The table decides whether it still should: the epoch fences.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ProvisionWork {
+    /// Version of this shape; a reader parks what it does not know.
+    pub version: u32,
+    /// The sandbox.
+    pub sandbox_id: String,
+    /// Its pool.
+    pub pool: String,
+    /// The epoch that it is created for.
+    pub epoch: u64,
+    /// The version of the template, as `<template>@<number>`.
+    pub template: String,
+    /// Whether a claim waits for it; such work comes before that of free sandboxes.
+    pub is_leased: bool,
+    /// When it was asked for, Unix seconds.
+    pub requested_at: u64,
+}
+
+// === impl ProvisionWork ===
+
+impl ProvisionWork {
+    /// The work that creates `sandbox`; none unless its creation is wanted.
+    #[must_use]
+    pub fn of(sandbox: &Sandbox) -> Option<Self> {
+        let State::Provisioning(provision) = &sandbox.state else { return None };
+        Some(Self {
+            version: PROVISION_WORK_VERSION,
+            sandbox_id: sandbox.id.to_string(),
+            pool: sandbox.pool.to_string(),
+            epoch: sandbox.epoch.get(),
+            template: sandbox.descriptor.get(Descriptor::TEMPLATE)?.to_owned(),
+            is_leased: provision.lease.is_some(),
+            requested_at: provision.requested_at.get(),
+        })
+    }
+
+    /// The sandbox, its pool, the epoch and the version of the template, as checked ids.
+    ///
+    /// # Errors
+    /// [`InvalidId`] when one of them is no such id.
+    pub fn parts(&self) -> Result<(SandboxId, PoolName, Epoch, TemplateVersion), InvalidId> {
+        Ok((
+            SandboxId::parse(&self.sandbox_id)?,
+            PoolName::parse(&self.pool)?,
+            Epoch::new(self.epoch),
+            TemplateVersion::parse(&self.template)?,
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use domain::{ExternalId, NewSandbox, ProviderName, SandboxName, Transition, UnixSeconds};
+
+    #[test]
+    fn work_is_of_what_is_being_created() {
+        let new = NewSandbox {
+            id: SandboxId::parse("ctr_1").unwrap(),
+            name: SandboxName::parse("ctr_1").unwrap(),
+            external_id: ExternalId::of(&ProviderName::parse("nodes").unwrap(), "ctr_1").unwrap(),
+            pool: PoolName::parse("shells").unwrap(),
+            descriptor: Descriptor::parse([(Descriptor::TEMPLATE, "shell@3")]).unwrap(),
+        };
+        let wanted = new.provision(None, UnixSeconds::new(7));
+        let work = ProvisionWork::of(&wanted).unwrap();
+        assert_eq!((work.template.as_str(), work.is_leased, work.requested_at), ("shell@3", false, 7));
+        let (id, pool, epoch, template) = work.parts().unwrap();
+        assert_eq!((id, pool, epoch), (wanted.id.clone(), wanted.pool.clone(), wanted.epoch));
+        assert_eq!(template.as_str(), "shell@3");
+        let parked = wanted.clone().apply(&Transition::park_provision(&wanted, UnixSeconds::new(8))).unwrap();
+        assert_eq!(ProvisionWork::of(&parked), None);
+    }
+}
