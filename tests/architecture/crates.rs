@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 /// What every crate above the ports may depend on.
 const FOUNDATION: [&str; 4] = ["domain", "contract", "ports", "runtime"];
 /// Our crates in `common`, and which of our other crates each may use.
-const COMMON: [(&str, &[&str]); 13] = [
+const COMMON: [(&str, &[&str]); 14] = [
     ("domain", &[]),
     ("contract", &["domain"]),
     ("ports", &["contract", "domain"]),
@@ -22,6 +22,7 @@ const COMMON: [(&str, &[&str]); 13] = [
     ("nats", &["domain", "contract", "ports", "runtime", "crypto"]),
     ("ops", &FOUNDATION),
     ("secretsmanager", &["domain", "contract", "ports", "runtime", "aws"]),
+    ("supervisor", &[]),
 ];
 /// All that the domain needs beside the language.
 const OF_DOMAIN: [&str; 3] = ["strum", "thiserror", "time"];
