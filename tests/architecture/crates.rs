@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 /// What every crate above the ports may depend on.
 const FOUNDATION: [&str; 4] = ["domain", "contract", "ports", "runtime"];
 /// Our crates in `common`, and which of our other crates each may use.
-const COMMON: [(&str, &[&str]); 14] = [
+const COMMON: [(&str, &[&str]); 15] = [
     ("domain", &[]),
     ("contract", &["domain"]),
     ("ports", &["contract", "domain"]),
@@ -23,6 +23,8 @@ const COMMON: [(&str, &[&str]); 14] = [
     ("ops", &FOUNDATION),
     ("secretsmanager", &["domain", "contract", "ports", "runtime", "aws"]),
     ("supervisor", &[]),
+    // It builds the supervisor, but its code needs nothing.
+    ("supervisor-image", &[]),
 ];
 /// All that the domain needs beside the language.
 const OF_DOMAIN: [&str; 3] = ["strum", "thiserror", "time"];
