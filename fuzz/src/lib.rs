@@ -12,17 +12,19 @@ pub mod answers;
 pub mod messages;
 pub mod principal;
 pub mod request;
+pub mod supervisor_frames;
 pub mod worker;
 
 /// A target: its name, which is also the name of its folders, and its property.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub const TARGETS: [Target; 5] = [
+pub const TARGETS: [Target; 6] = [
     ("answers", answers::hold),
     ("messages", messages::hold),
     ("principal", principal::hold),
     ("request", request::hold),
+    ("supervisor_frames", supervisor_frames::hold),
     ("worker", worker::hold),
 ];
 
