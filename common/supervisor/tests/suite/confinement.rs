@@ -13,8 +13,9 @@ async fn output(rig: &Rig, mut job: Job, uid: u32) -> String {
 
 #[tokio::test]
 async fn job_has_no_capability_and_cannot_get_one() {
-    for rig in [Rig::sandbox(), Rig::plain()] {
-        for uid in USERS {
+    let all = [Rig::sandbox(), Rig::container(), Rig::plain()].map(|rig| (rig, USERS.as_slice()));
+    for (rig, users) in all.into_iter().chain([(Rig::user_namespace(), [0].as_slice())]) {
+        for uid in users.iter().copied() {
             let status = output(&rig, script("a", "cat /proc/self/status"), uid).await;
             let field = |name: &str| {
                 let line = status.lines().find(|line| line.starts_with(&format!("{name}:"))).unwrap();

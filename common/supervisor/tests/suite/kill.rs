@@ -35,11 +35,15 @@ async fn job_that_ignores_sigterm_is_killed_after_the_grace() {
 
 #[tokio::test]
 async fn kill_ends_daemons_and_what_ignores_signals() {
-    for rig in [Rig::sandbox(), Rig::plain()] {
+    for (rig, uid) in
+        [(Rig::sandbox(), 1000), (Rig::plain(), 1000), (Rig::container(), 7), (Rig::user_namespace(), 0)]
+    {
         let client = rig.client().await;
         let text = "trap '' TERM INT HUP; setsid sleep 8640003 & \
                     (setsid sh -c 'setsid sleep 8640003 & setsid sleep 8640003 &' &); echo ready; sleep 8640003";
-        let mut attached = client.start(script("a", text)).await.unwrap();
+        let mut job = script("a", text);
+        job.uid = Some(uid);
+        let mut attached = client.start(job).await.unwrap();
         line(&mut attached, "ready").await;
         client.kill(attached.id(), AT_ONCE).await.unwrap();
         let ended = end(&mut attached).await;

@@ -25,8 +25,23 @@ pub(crate) struct Rig {
 impl Rig {
     /// Process 1 of a new process namespace.
     pub(crate) fn sandbox() -> Self {
-        let arguments = ["--fork", "--pid", "--mount-proc", "--kill-child", BINARY];
-        let mut rig = Self::start(Command::new("unshare").args(arguments));
+        Self::process_1(&[BINARY])
+    }
+
+    /// The same, with no more capabilities than the supervisor needs, as an engine for containers starts it.
+    pub(crate) fn container() -> Self {
+        let capabilities = "--bounding-set=-all,+setuid,+setgid,+setpcap,+kill";
+        Self::process_1(&["setpriv", capabilities, "--inh-caps=-all", BINARY])
+    }
+
+    /// Root of a user namespace that has no other user.
+    pub(crate) fn user_namespace() -> Self {
+        Self::process_1(&["--user", "--map-root-user", BINARY])
+    }
+
+    fn process_1(arguments: &[&str]) -> Self {
+        let unshare = ["--fork", "--pid", "--mount-proc", "--kill-child"];
+        let mut rig = Self::start(Command::new("unshare").args(unshare).args(arguments));
         rig.is_wrapped = true;
         rig
     }

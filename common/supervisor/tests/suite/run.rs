@@ -44,6 +44,8 @@ async fn command_that_cannot_be_executed_fails_with_the_reason() {
     let rig = Rig::sandbox();
     let mut nowhere = script("b", "true");
     nowhere.cwd = Some("/nowhere".to_owned());
+    let outcome = run(&Rig::user_namespace(), script("a", "true")).await;
+    assert!(matches!(&outcome.ended.end, End::FailedToStart(step) if step.starts_with("set")), "{outcome:?}");
     for (job, reason) in [
         (Job::new(JobId::parse("a").unwrap(), ["/no/such/program"]), "/no/such/program"),
         (nowhere, "/nowhere"),

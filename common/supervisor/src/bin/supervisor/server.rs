@@ -13,7 +13,7 @@ use rustix::net::sockopt::socket_acceptconn;
 use rustix::process::{Pid, WaitOptions, geteuid, getpid, set_child_subreaper, wait};
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::{Duration, Instant};
 use supervisor::{CONNECTIONS_MAX, End, Frame, JobId, RefusalCode, Stream};
 
@@ -21,6 +21,8 @@ mod requests;
 
 /// What is read at once, from a pipe or from a connection.
 const BUFFER_BYTES: usize = 64 * 1024;
+/// The backlog of a listening socket, by default.
+const ACCEPTED_AT_ONCE: usize = 128;
 /// The time between `SIGTERM` and `SIGKILL` for jobs when the supervisor ends.
 const STOP_GRACE: Duration = Duration::from_secs(2);
 /// The supervisor ends after this time, whatever is left.
@@ -174,19 +176,20 @@ impl Server {
         }
     }
 
+    /// Takes new connections: several at once, so that peers inside do not hold up those outside.
     fn accept(&mut self) {
-        let Ok((stream, _)) = self.listener.accept() else { return };
-        let is_trusted =
-            getsockopt(&stream, PeerCredentials).is_ok_and(|peer| is_outside(peer.pid(), peer.uid()));
-        if !is_trusted {
-            return;
+        let streams = self.listener.incoming().take(ACCEPTED_AT_ONCE).map_while(Result::ok);
+        let is_trusted = |stream: &UnixStream| {
+            getsockopt(stream, PeerCredentials).is_ok_and(|peer| is_outside(peer.pid(), peer.uid()))
+        };
+        for mut connection in streams.filter(is_trusted).map(Connection::new) {
+            if self.connections.len() >= CONNECTIONS_MAX {
+                connection.refuse(0, RefusalCode::Exhausted, "too many connections".to_owned());
+            } else {
+                self.next_connection += 1;
+                self.connections.insert(self.next_connection, connection);
+            }
         }
-        let mut connection = Connection::new(stream);
-        if self.connections.len() >= CONNECTIONS_MAX {
-            return connection.refuse(0, RefusalCode::Exhausted, "too many connections".to_owned());
-        }
-        self.next_connection += 1;
-        self.connections.insert(self.next_connection, connection);
     }
 
     fn take_signals(&mut self) {
