@@ -8,28 +8,30 @@ use std::time::Duration;
 use supervisor::{ClientError, End, RefusalCode, TIMEOUT_GRACE_MS};
 
 const AT_ONCE: Duration = Duration::ZERO;
+/// Enough for a shell to set its traps on a busy machine.
+const TIME_MS: u64 = 3_000;
 
 #[tokio::test]
 async fn job_over_its_time_gets_sigterm() {
     let rig = Rig::sandbox();
     let client = rig.client().await;
     let mut job = script("a", "trap 'echo asked; exit 0' TERM; while :; do read line; done");
-    (job.timeout_ms, job.stdin) = (Some(300), true);
+    (job.timeout_ms, job.stdin) = (Some(TIME_MS), true);
     let mut attached = client.start(job).await.unwrap();
     line(&mut attached, "asked").await;
     let ended = end(&mut attached).await;
     assert_eq!(ended.end, End::TimedOut);
-    assert!(ended.usage.wall_ms >= 300, "{ended:?}");
+    assert!(ended.usage.wall_ms >= TIME_MS, "{ended:?}");
 }
 
 #[tokio::test]
 async fn job_that_ignores_sigterm_is_killed_after_the_grace() {
     let rig = Rig::sandbox();
     let mut job = script("a", "trap '' TERM; sleep 8640002; sleep 8640002");
-    job.timeout_ms = Some(100);
+    job.timeout_ms = Some(TIME_MS);
     let outcome = within(rig.client().await.run(job, b"")).await.unwrap();
     assert_eq!(outcome.ended.end, End::TimedOut);
-    assert!(outcome.ended.usage.wall_ms >= 100 + TIMEOUT_GRACE_MS, "{outcome:?}");
+    assert!(outcome.ended.usage.wall_ms >= TIME_MS + TIMEOUT_GRACE_MS, "{outcome:?}");
     assert!(processes("sleep 8640002").is_empty());
 }
 
@@ -94,6 +96,24 @@ while True:
     assert_eq!(processes("RLIMIT_NPROC"), [0; 0]);
     let outcome = within(client.run(script("b", "echo alive"), b"")).await.unwrap();
     assert_eq!(outcome.stdout, b"alive\n");
+}
+
+#[tokio::test]
+async fn process_that_is_never_the_same_is_killed() {
+    for rig in [Rig::sandbox(), Rig::plain()] {
+        let client = rig.client().await;
+        // Each process starts the next one, in a session of its own, and ends.
+        let text = r#"perl -MPOSIX -e 'while (1) {
+            syswrite STDOUT, "ready\n" if $n++ == 50; # 8640009
+            POSIX::_exit(0) if fork; POSIX::setsid()
+        }' & sleep 8640009"#;
+        let mut attached = client.start(script("a", text)).await.unwrap();
+        line(&mut attached, "ready").await;
+        client.kill(attached.id(), AT_ONCE).await.unwrap();
+        let ended = end(&mut attached).await;
+        assert_eq!(ended.end, End::Killed);
+        assert_eq!(processes("8640009"), [0; 0]);
+    }
 }
 
 #[tokio::test]

@@ -7,6 +7,8 @@ use std::collections::HashMap;
 /// Passes over all processes in which those that still run are stopped. A process that cannot stop now (in a system
 /// call that nothing interrupts) must not hold up the others.
 const STOP_PASSES_MAX: usize = 32;
+/// Looks at the children of the root in each of those passes.
+const CHASES_MAX: usize = 64;
 /// The field with the start time in `/proc/*/stat`, counted from the state.
 const STARTED_FIELD: usize = 19;
 
@@ -24,6 +26,7 @@ struct Process {
 /// parent can be missing, so the caller repeats this until it has no child.
 pub(crate) fn kill(root: Pid, spared: &[Pid]) -> usize {
     for _ in 0..STOP_PASSES_MAX {
+        stop_children(root, spared);
         let running: Vec<_> = below(root, spared).into_iter().filter(|process| process.runs).collect();
         if running.is_empty() {
             break;
@@ -33,6 +36,26 @@ pub(crate) fn kill(root: Pid, spared: &[Pid]) -> usize {
     let all = below(root, spared);
     all.iter().for_each(|process| process.signal(Signal::KILL));
     all.len()
+}
+
+/// A process that only starts the next one and ends is never where a pass over all processes saw it. But each of them
+/// becomes a child of the root, and stays its child, dead or not, because only the root reaps it.
+fn stop_children(root: Pid, spared: &[Pid]) {
+    let list = format!("/proc/{root}/task/{root}/children");
+    let mut stopped = spared.to_vec();
+    for _ in 0..CHASES_MAX {
+        // Not every kernel has the list; the passes find the others.
+        let children = std::fs::read_to_string(&list).unwrap_or_default();
+        let children = children.split_ascii_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?));
+        let new: Vec<Pid> = children.filter(|pid| !stopped.contains(pid)).collect();
+        if new.is_empty() {
+            return;
+        }
+        for pid in &new {
+            let _ = kill_process(*pid, Signal::STOP);
+        }
+        stopped.extend(new);
+    }
 }
 
 fn below(root: Pid, spared: &[Pid]) -> Vec<Process> {
