@@ -15,6 +15,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 mod routes;
+#[cfg(test)]
+mod tests;
 
 /// The most that [`Client::run`] collects of each stream.
 pub const OUTCOME_BYTES_MAX: usize = 1024 * 1024;
