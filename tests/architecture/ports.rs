@@ -4,7 +4,7 @@ use crate::tree::Tree;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The files of the ports that have adapters. (Those of clock and random numbers are in the same file.)
-const PORTS: [&str; 5] = ["bus", "bus/feed", "provider", "secrets", "store"];
+const PORTS: [&str; 6] = ["bus", "bus/feed", "engine", "provider", "secrets", "store"];
 /// Traits that services implement and the bus calls.
 const CALLED_BY_THE_BUS: [&str; 4] = ["Handler", "Runner", "ServiceInfo", "Worker"];
 /// Smart pointers, which only forward to an implementation.

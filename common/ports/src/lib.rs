@@ -4,6 +4,7 @@
 pub mod backoff;
 pub mod bus;
 pub mod clock;
+pub mod engine;
 pub mod provider;
 pub mod random;
 pub mod secrets;
