@@ -3,6 +3,7 @@
 
 pub mod bus;
 pub mod clock;
+pub mod engine;
 pub mod faulty;
 pub mod interposed;
 pub mod provider;
