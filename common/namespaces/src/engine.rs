@@ -1,0 +1,160 @@
+//! The operations of the engine port.
+
+mod create;
+pub(crate) mod end;
+
+use crate::Namespaces;
+use crate::record::{Phase, Record};
+use async_trait::async_trait;
+use ports::engine::{
+    Connection, Container, ContainerSpec, ContainerState, Engine, EngineError, EngineInfo, Feature,
+    Incarnation, Usage,
+};
+use std::io;
+use std::time::Duration;
+use tokio::net::UnixStream;
+
+/// Pause between two looks at whether the kernel has done something.
+pub(crate) const LOOK_PAUSE: Duration = Duration::from_millis(1);
+/// Time-out for freezing: a process in a call to a slow device is frozen only after it.
+const FREEZE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time-out for the supervisor's socket.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+#[async_trait]
+impl Engine for Namespaces {
+    fn info(&self) -> EngineInfo {
+        self.info.clone()
+    }
+
+    async fn create(&self, spec: &ContainerSpec) -> Result<Container, EngineError> {
+        self.create_container(spec).await
+    }
+
+    async fn list(&self) -> Result<Vec<Container>, EngineError> {
+        let incarnations = self.folders.incarnations().map_err(EngineError::unavailable)?;
+        // One that is gone by now was removed.
+        let found = incarnations.iter().filter_map(|incarnation| self.record(incarnation).ok());
+        Ok(found.filter_map(|record| self.container(&record)).collect())
+    }
+
+    async fn remove(&self, incarnation: &Incarnation) -> Result<(), EngineError> {
+        self.remove_container(incarnation).await
+    }
+
+    async fn start(&self, incarnation: &Incarnation) -> Result<(), EngineError> {
+        self.start_container(incarnation).await
+    }
+
+    async fn stop(&self, incarnation: &Incarnation) -> Result<(), EngineError> {
+        self.stop_container(incarnation).await
+    }
+
+    async fn pause(&self, incarnation: &Incarnation) -> Result<(), EngineError> {
+        self.freeze(incarnation, true).await
+    }
+
+    async fn resume(&self, incarnation: &Incarnation) -> Result<(), EngineError> {
+        self.freeze(incarnation, false).await
+    }
+
+    async fn connect(&self, incarnation: &Incarnation) -> Result<Connection, EngineError> {
+        match self.seen(incarnation)?.0 {
+            ContainerState::Running => {}
+            state => return Err(not_running(&state)),
+        }
+        let connected = UnixStream::connect(self.folders.of(incarnation).socket());
+        match tokio::time::timeout(CONNECT_TIMEOUT, connected).await {
+            Ok(Ok(stream)) => Ok(Box::new(stream)),
+            Ok(Err(error)) => Err(EngineError::unavailable(error)),
+            Err(_) => Err(EngineError::unavailable("the supervisor takes no connection")),
+        }
+    }
+
+    async fn usage(&self, incarnation: &Incarnation) -> Result<Usage, EngineError> {
+        match self.seen(incarnation)? {
+            (ContainerState::Running | ContainerState::Paused, record) => Ok(record.group.usage()),
+            (state, _) => Err(not_running(&state)),
+        }
+    }
+}
+
+impl Namespaces {
+    /// The name of a sandbox's control groups.
+    pub(crate) fn group_name(&self, incarnation: &Incarnation) -> String {
+        format!("{}-{incarnation}", self.fleet)
+    }
+
+    /// The record of a sandbox of this fleet.
+    fn record(&self, incarnation: &Incarnation) -> Result<Record, EngineError> {
+        match Record::read(self.folders.of(incarnation).path()) {
+            Ok(record) if record.fleet == self.fleet => Ok(record),
+            Ok(_) => Err(EngineError::Gone),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(EngineError::Gone),
+            Err(error) => Err(EngineError::failed(error)),
+        }
+    }
+
+    /// The state of a sandbox for a call that changes nothing.
+    fn seen(&self, incarnation: &Incarnation) -> Result<(ContainerState, Record), EngineError> {
+        let record = self.record(incarnation)?;
+        let container = self.container(&record).ok_or(EngineError::Gone)?;
+        Ok((container.state, record))
+    }
+
+    /// The container as other calls see it.
+    fn container(&self, record: &Record) -> Option<Container> {
+        let (sandbox, incarnation, created_at) = record.labels()?;
+        let is_created = record.phase == Phase::Creating && self.turns.is_busy(&incarnation);
+        let state = if is_created { ContainerState::Creating } else { state(record) };
+        Some(Container { sandbox, incarnation, state, endpoints: Vec::new(), created_at })
+    }
+
+    async fn freeze(&self, incarnation: &Incarnation, is_frozen: bool) -> Result<(), EngineError> {
+        if let Some(reason) = self.info.why_not(Feature::Pause) {
+            return Err(EngineError::refused(reason));
+        }
+        let call = self.turns.call(incarnation);
+        let _turn = call.turn().await;
+        let record = self.record(incarnation)?;
+        match state(&record) {
+            ContainerState::Running | ContainerState::Paused => {
+                record.group.freeze(is_frozen).map_err(EngineError::unavailable)?;
+                let done = self.until(|| record.group.is_frozen() == is_frozen);
+                let done = tokio::time::timeout(FREEZE_TIMEOUT, done).await;
+                done.map_err(|_| EngineError::unavailable("a process cannot be frozen now"))
+            }
+            state => Err(not_running(&state)),
+        }
+    }
+
+    /// Waits until the kernel has done something.
+    async fn until(&self, mut is_done: impl FnMut() -> bool) {
+        while !is_done() {
+            self.clock.sleep(LOOK_PAUSE).await;
+        }
+    }
+}
+
+/// The state of a sandbox for the call whose turn it is: nothing else is creating it.
+fn state(record: &Record) -> ContainerState {
+    match record.phase {
+        Phase::Creating => ContainerState::Failed { reason: "its creation was interrupted".to_owned() },
+        Phase::Stopped => ContainerState::Stopped,
+        Phase::Running if !record.is_alive() => ContainerState::Exited,
+        Phase::Running if record.group.is_frozen() => ContainerState::Paused,
+        Phase::Running => ContainerState::Running,
+    }
+}
+
+/// The answer to a call that needs a running sandbox.
+fn not_running(state: &ContainerState) -> EngineError {
+    match state {
+        ContainerState::Creating => EngineError::unavailable("it is being created"),
+        ContainerState::Failed { reason } => EngineError::failed(reason),
+        ContainerState::Paused => EngineError::refused("it is paused"),
+        ContainerState::Stopped | ContainerState::Exited | ContainerState::Running => {
+            EngineError::refused("it is not running")
+        }
+    }
+}

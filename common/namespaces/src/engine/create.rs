@@ -1,0 +1,208 @@
+//! Creates and starts sandboxes.
+
+use super::{not_running, state};
+use crate::Namespaces;
+use crate::arguments::{Starter, View, arguments, has_folder};
+use crate::folders::Own;
+use crate::image::{self, Entry};
+use crate::launch::{Wrapper, of_io};
+use crate::record::{Phase, Plan, Record};
+use ports::engine::{
+    Container, ContainerSpec, ContainerState, EngineError, Feature, Image, Incarnation, Network, Workspace,
+};
+use rustix::process::{Resource, getrlimit};
+use std::io;
+use std::path::{Path, PathBuf};
+
+impl Namespaces {
+    pub(super) async fn create_container(&self, spec: &ContainerSpec) -> Result<Container, EngineError> {
+        spec.check()?;
+        self.check(spec)?;
+        let call = self.turns.call(&spec.incarnation);
+        let _turn = call.turn().await;
+        tokio::select! {
+            biased;
+            () = call.removed() => Err(EngineError::Gone),
+            result = self.create_once(spec) => result,
+        }
+    }
+
+    async fn create_once(&self, spec: &ContainerSpec) -> Result<Container, EngineError> {
+        match self.record(&spec.incarnation) {
+            Err(EngineError::Gone) => {}
+            existing => return self.existing(&existing?),
+        }
+        let image = self.image(&spec.image).await?;
+        let own = self.folders.of(&spec.incarnation);
+        own.create().map_err(of_io)?;
+        let mut record = Record {
+            fleet: self.fleet.clone(),
+            sandbox: spec.sandbox.as_str().to_owned(),
+            incarnation: spec.incarnation.to_string(),
+            created_at: self.clock.now().get(),
+            phase: Phase::Creating,
+            plan: self.plan(spec),
+            group: self.cgroups.group(&self.group_name(&spec.incarnation)),
+            processes: Vec::new(),
+        };
+        let result = match self.prepare(spec, &own, image.as_deref(), &mut record) {
+            Ok(()) => self.launch(&own, &mut record).await,
+            Err(error) => Err(error),
+        };
+        match result {
+            Ok(()) => self.existing(&record),
+            Err(error) => {
+                // Whatever cannot be removed now stays in the list as failed.
+                let _ = self.delete(&own, &record.processes, &record.group).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// A container that is not being created.
+    fn existing(&self, record: &Record) -> Result<Container, EngineError> {
+        let mut container = self.container(record).ok_or(EngineError::Gone)?;
+        container.state = state(record);
+        Ok(container)
+    }
+
+    /// Checks what depends on this machine.
+    fn check(&self, spec: &ContainerSpec) -> Result<(), EngineError> {
+        let needed = [
+            (spec.network == Network::Internal, Feature::InternalNetwork),
+            (spec.network == Network::Open, Feature::OpenNetwork),
+            (!spec.ports.is_empty(), Feature::PublishedPorts),
+            (!spec.read_only_root, Feature::WritableRoot),
+        ];
+        for (is_needed, feature) in needed {
+            if let Some(reason) = self.info.why_not(feature).filter(|_| is_needed) {
+                return Err(EngineError::refused(format!("{feature}: {reason}")));
+            }
+        }
+        let files_max = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
+        match &spec.image {
+            Image::Reference(_) => {
+                Err(EngineError::refused("this engine has no registry; name a folder, an archive or `host`"))
+            }
+            Image::Host if !spec.read_only_root => {
+                Err(EngineError::refused("the image `host` is always read-only"))
+            }
+            Image::Folder(path) | Image::Archive(path) if path.to_str().is_none() => {
+                Err(EngineError::refused("the path of the image is not UTF-8"))
+            }
+            _ if spec.limits.files > files_max => {
+                Err(EngineError::refused(format!("this machine allows at most {files_max} open files")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The folder of an image; none for the machine's own root folder.
+    async fn image(&self, image: &Image) -> Result<Option<PathBuf>, EngineError> {
+        match image {
+            Image::Host | Image::Reference(_) => Ok(None),
+            Image::Folder(path) => Ok(Some(path.clone())),
+            Image::Archive(path) => {
+                let (archive, images) = (path.clone(), self.folders.images());
+                let unpacked = tokio::task::spawn_blocking(move || image::unpacked(&archive, &images)).await;
+                unpacked.map_err(EngineError::unavailable)?.map(Some)
+            }
+        }
+    }
+
+    fn plan(&self, spec: &ContainerSpec) -> Plan {
+        let limits = spec.limits;
+        Plan {
+            arguments: Vec::new(),
+            cpu_milli: limits.cpu_milli,
+            memory_bytes: limits.memory_bytes,
+            pids: limits.pids,
+            file_bytes: limits.file_bytes,
+            files: limits.files,
+            is_workspace_lost: !has_folder(spec.workspace, self.starter),
+        }
+    }
+
+    /// Makes the files of a sandbox, its record first.
+    fn prepare(
+        &self,
+        spec: &ContainerSpec,
+        own: &Own,
+        image: Option<&Path>,
+        record: &mut Record,
+    ) -> Result<(), EngineError> {
+        record.write(own.path()).map_err(of_io)?;
+        let workspace = own.workspace();
+        let has_folder = has_folder(spec.workspace, self.starter);
+        if has_folder {
+            let bytes = (spec.workspace == Workspace::Memory).then_some(spec.limits.disk_bytes);
+            let owner = (self.starter == Starter::Root).then_some(spec.user);
+            own.make_workspace(bytes, owner).map_err(of_io)?;
+        }
+        let root = match image {
+            Some(image) if spec.read_only_root => image::folder(image)?,
+            Some(image) => {
+                own.make_root(image, spec.limits.disk_bytes).map_err(of_io)?;
+                image::folder(&own.root())?
+            }
+            None => image::host().map_err(of_io)?,
+        };
+        let etc = self.etc(spec, &root).map_err(of_io)?;
+        let etc: Vec<_> = etc.iter().map(|(name, path)| (*name, path.as_path())).collect();
+        let view = View {
+            root: &root,
+            is_root_writable: !spec.read_only_root,
+            etc: &etc,
+            workspace: has_folder.then_some(workspace.as_path()),
+            supervisor: &self.folders.supervisor(),
+        };
+        record.plan.arguments = arguments(spec, &view, self.starter);
+        Ok(())
+    }
+
+    /// Files for `/etc`, unless the image has that folder.
+    fn etc(&self, spec: &ContainerSpec, root: &[Entry]) -> io::Result<Vec<(&'static str, PathBuf)>> {
+        if root.iter().any(|entry| entry.target() == Path::new("/etc")) {
+            return Ok(Vec::new());
+        }
+        self.folders.etc(spec.user).map(Vec::from)
+    }
+
+    /// Starts the processes. The record is written before, between and after.
+    async fn launch(&self, own: &Own, record: &mut Record) -> Result<(), EngineError> {
+        let wrapper = Wrapper(&self.wrapper);
+        let (plan, group) = (record.plan.clone(), record.group.clone());
+        let noted = |processes| {
+            record.processes = processes;
+            record.write(own.path())
+        };
+        wrapper.start(own, &plan, &group, noted).await?;
+        record.phase = Phase::Running;
+        record.write(own.path()).map_err(of_io)
+    }
+
+    pub(super) async fn start_container(&self, incarnation: &Incarnation) -> Result<(), EngineError> {
+        let call = self.turns.call(incarnation);
+        let _turn = call.turn().await;
+        let mut record = self.record(incarnation)?;
+        match state(&record) {
+            ContainerState::Running => Ok(()),
+            ContainerState::Stopped | ContainerState::Exited if record.plan.is_workspace_lost => {
+                Err(EngineError::refused("its workspace was in memory and ended with its processes"))
+            }
+            ContainerState::Stopped | ContainerState::Exited => {
+                self.end(&record.processes, &record.group).await?;
+                record.phase = Phase::Stopped;
+                // A former process may have had other groups.
+                record.group = self.cgroups.group(&self.group_name(incarnation));
+                let result = self.launch(&self.folders.of(incarnation), &mut record).await;
+                if result.is_err() {
+                    // Otherwise the next start or the removal ends them.
+                    let _ = self.end(&record.processes, &record.group).await;
+                }
+                result
+            }
+            state => Err(not_running(&state)),
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! What is visible in the root folder of a sandbox.
+
+use crate::folders::fresh_name;
+use ports::engine::EngineError;
+use sha2::{Digest as _, Sha256};
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// Folders that every sandbox has of its own. Those of an image are not visible.
+const OWN: [&str; 6] = ["dev", "proc", "run", "sys", "tmp", "workspace"];
+/// What is visible of the machine's own root folder.
+const OF_HOST: [&str; 7] = ["usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32"];
+/// What is visible of the machine's `/etc`: what programs need to find libraries, certificates and each other.
+const OF_HOST_ETC: [&str; 13] = [
+    "alternatives",
+    "ca-certificates",
+    "java-17-openjdk",
+    "java-21-openjdk",
+    "ld.so.cache",
+    "ld.so.conf",
+    "ld.so.conf.d",
+    "localtime",
+    "mime.types",
+    "nsswitch.conf",
+    "protocols",
+    "services",
+    "ssl/certs",
+];
+
+/// Something in the root folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Entry {
+    /// A file or folder of the machine, visible at this path.
+    Bind {
+        /// Where it is outside.
+        source: PathBuf,
+        /// Where it is inside.
+        target: PathBuf,
+    },
+    /// A symbolic link.
+    Link {
+        /// What it names.
+        names: PathBuf,
+        /// Where it is inside.
+        target: PathBuf,
+    },
+}
+
+/// The entries of the machine's own root folder.
+pub(crate) fn host() -> io::Result<Vec<Entry>> {
+    let mut entries = entries_of(Path::new("/"), |name| OF_HOST.iter().any(|visible| name == *visible))?;
+    let etc = OF_HOST_ETC.map(|name| Path::new("/etc").join(name));
+    let etc = etc.into_iter().filter(|path| path.exists());
+    entries.extend(etc.map(|path| Entry::Bind { source: path.clone(), target: path }));
+    Ok(entries)
+}
+
+/// The entries of an image's root folder.
+pub(crate) fn folder(path: &Path) -> Result<Vec<Entry>, EngineError> {
+    entries_of(path, |name| !OWN.iter().any(|own| name == *own)).map_err(|error| {
+        EngineError::refused(format!("the image {} cannot be read: {error}", path.display()))
+    })
+}
+
+fn entries_of(root: &Path, is_visible: impl Fn(&OsString) -> bool) -> io::Result<Vec<Entry>> {
+    let mut entries = Vec::new();
+    for found in fs::read_dir(root)? {
+        let found = found?;
+        let (name, source) = (found.file_name(), found.path());
+        if !is_visible(&name) {
+            continue;
+        }
+        let target = Path::new("/").join(name);
+        entries.push(if found.file_type()?.is_symlink() {
+            Entry::Link { names: fs::read_link(source)?, target }
+        } else {
+            Entry::Bind { source, target }
+        });
+    }
+    entries.sort_by(|one, other| one.target().cmp(other.target()));
+    Ok(entries)
+}
+
+/// The folder of an archive, which is unpacked once under the hash of its contents. Blocks while it works.
+pub(crate) fn unpacked(archive: &Path, images: &Path) -> Result<PathBuf, EngineError> {
+    let refused =
+        |error| EngineError::refused(format!("the image {} cannot be read: {error}", archive.display()));
+    let mut hasher = Sha256::new();
+    io::copy(&mut fs::File::open(archive).map_err(refused)?, &mut Writer(&mut hasher)).map_err(refused)?;
+    let hash: String = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    let folder = images.join(&hash);
+    if !folder.exists() {
+        let failed = |error| EngineError::unavailable(format!("the image cannot be unpacked: {error}"));
+        let work = images.join(format!("{hash}.{}", fresh_name()));
+        fs::DirBuilder::new().mode(0o755).create(&work).map_err(failed)?;
+        let result = unpack(archive, &work).and_then(|()| match fs::rename(&work, &folder) {
+            // Another creation was quicker; its folder is as good as this one.
+            Err(_) if folder.exists() => Ok(()),
+            renamed => renamed.map_err(failed),
+        });
+        let _ = fs::remove_dir_all(&work);
+        result?;
+    }
+    Ok(folder)
+}
+
+/// `tar` knows every format and compression, and never leaves the folder.
+fn unpack(archive: &Path, folder: &Path) -> Result<(), EngineError> {
+    let output = Command::new("tar")
+        .args(["--extract", "--numeric-owner", "--preserve-permissions", "--file"])
+        .arg(archive)
+        .arg("--directory")
+        .arg(folder)
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| EngineError::unavailable(format!("`tar` cannot be started: {error}")))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let reason = String::from_utf8_lossy(&output.stderr);
+    Err(EngineError::refused(format!(
+        "the image cannot be unpacked: {}",
+        reason.lines().next().unwrap_or_default()
+    )))
+}
+
+/// A hash as a writer.
+struct Writer<'a>(&'a mut Sha256);
+
+// === impl Entry ===
+
+impl Entry {
+    /// Where it is inside.
+    pub(crate) fn target(&self) -> &Path {
+        match self {
+            Self::Bind { target, .. } | Self::Link { target, .. } => target,
+        }
+    }
+}
+
+// === impl Writer ===
+
+impl io::Write for Writer<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn targets(entries: &[Entry]) -> Vec<&str> {
+        entries.iter().filter_map(|entry| entry.target().to_str()).collect()
+    }
+
+    #[test]
+    fn the_machine_shows_programs_and_nothing_personal() {
+        let entries = host().unwrap();
+        let targets = targets(&entries);
+        assert!(targets.contains(&"/usr") && targets.contains(&"/bin"), "{targets:?}");
+        let is_open = |path: &&&str| {
+            !path.starts_with("/etc/") && !OF_HOST.iter().any(|name| path.strip_prefix('/') == Some(name))
+        };
+        assert_eq!(targets.iter().filter(is_open).count(), 0, "{targets:?}");
+        assert!(
+            !targets.iter().any(|path| path.contains("shadow") || path.contains("passwd")),
+            "{targets:?}"
+        );
+    }
+
+    #[test]
+    fn an_image_cannot_replace_the_folders_of_the_sandbox() {
+        let image = tempfile::tempdir().unwrap();
+        for name in ["bin", "proc", "run", "workspace", "opt"] {
+            fs::create_dir(image.path().join(name)).unwrap();
+        }
+        std::os::unix::fs::symlink("bin", image.path().join("sbin")).unwrap();
+        let entries = folder(image.path()).unwrap();
+        assert_eq!(targets(&entries), ["/bin", "/opt", "/sbin"]);
+        assert!(matches!(entries.last(), Some(Entry::Link { names, .. }) if names == Path::new("bin")));
+        assert!(matches!(folder(Path::new("/nonexistent")), Err(EngineError::Refused { .. })));
+    }
+
+    #[test]
+    fn an_archive_is_unpacked_once() {
+        let (source, images) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        fs::write(source.path().join("hello"), "world").unwrap();
+        let archive = images.path().join("image.tar");
+        let made =
+            Command::new("tar").arg("-cf").arg(&archive).arg("-C").arg(source.path()).arg(".").status();
+        assert!(made.unwrap().success());
+        let folder = unpacked(&archive, images.path()).unwrap();
+        assert_eq!(fs::read_to_string(folder.join("hello")).unwrap(), "world");
+        fs::write(folder.join("mark"), "").unwrap();
+        assert_eq!(unpacked(&archive, images.path()).unwrap(), folder);
+        assert!(folder.join("mark").exists(), "it was unpacked again");
+        assert_eq!(fs::read_dir(images.path()).unwrap().count(), 2, "something was left behind");
+    }
+
+    #[test]
+    fn a_damaged_archive_leaves_nothing() {
+        let images = tempfile::tempdir().unwrap();
+        let archive = images.path().join("image.tar");
+        fs::write(&archive, "this is no archive").unwrap();
+        assert!(matches!(unpacked(&archive, images.path()), Err(EngineError::Refused { .. })));
+        assert_eq!(fs::read_dir(images.path()).unwrap().count(), 1);
+    }
+}

@@ -1,0 +1,43 @@
+//! The engine that needs no daemon: Linux namespaces and control groups, entered by Debian's `bubblewrap`.
+//!
+//! A sandbox is one wrapper process outside and the supervisor as process 1 inside. Its standard input is a listening socket
+//! whose path only this adapter sees, so nothing of it is visible inside. Sandboxes outlive this process; `docs/isolation.md`
+//! says what separates them.
+
+#![cfg(target_os = "linux")]
+
+mod arguments;
+mod cgroups;
+mod engine;
+mod folders;
+mod image;
+mod launch;
+mod probe;
+mod process;
+mod record;
+mod turns;
+
+pub use probe::{Config, ProbeError};
+
+use arguments::Starter;
+use cgroups::Cgroups;
+use folders::Folders;
+use ports::clock::Clock;
+use ports::engine::EngineInfo;
+use std::path::PathBuf;
+use std::sync::Arc;
+use turns::Turns;
+
+/// The sandboxes of one state folder.
+#[derive(Debug)]
+pub struct Namespaces {
+    fleet: String,
+    folders: Folders,
+    /// The wrapper.
+    wrapper: PathBuf,
+    starter: Starter,
+    cgroups: Cgroups,
+    info: EngineInfo,
+    clock: Arc<dyn Clock>,
+    turns: Turns,
+}

@@ -1,0 +1,216 @@
+//! Finds out at start what this machine allows.
+
+use crate::Namespaces;
+use crate::arguments::{Starter, probe_arguments};
+use crate::cgroups::Cgroups;
+use crate::engine::LOOK_PAUSE;
+use crate::engine::end::{END_TIMEOUT, end_step};
+use crate::folders::Folders;
+use crate::record::Record;
+use ports::clock::Clock;
+use ports::engine::{EngineInfo, Feature, Isolation, Unsupported};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// The shell's status if there is no such program.
+const NOT_FOUND: i32 = 127;
+/// The shell's status if the program cannot be executed.
+const NOT_EXECUTABLE: i32 = 126;
+
+/// What the adapter needs to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The fleet that its sandboxes belong to: letters, digits and `-`.
+    pub fleet: String,
+    /// The folder for its state, as an absolute path. It has to be on a local disk and of this adapter alone.
+    pub state: PathBuf,
+    /// The program of `bubblewrap`, as a path or as `bwrap`, which is searched in the usual folders.
+    pub wrapper: PathBuf,
+    /// The static program that becomes process 1 (`supervisor_image::SUPERVISOR`).
+    pub supervisor: &'static [u8],
+}
+
+/// Why this machine cannot run sandboxes, with what an operator can do.
+#[derive(Debug, thiserror::Error)]
+pub enum ProbeError {
+    /// The configuration is wrong.
+    #[error("{0}")]
+    Config(String),
+    /// The state folder cannot be used.
+    #[error("the state folder {path} cannot be used")]
+    State {
+        /// The folder.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        error: io::Error,
+    },
+    /// There is no bubblewrap.
+    #[error("{reason}: install the Debian package `bubblewrap`, or name its program")]
+    NoWrapper {
+        /// What the shell said.
+        reason: String,
+    },
+    /// The machine forbids namespaces.
+    #[error(
+        "this machine forbids namespaces: {reason}; run as root with CAP_SYS_ADMIN, or allow unprivileged user namespaces \
+         (sysctl kernel.unprivileged_userns_clone=1, kernel.apparmor_restrict_unprivileged_userns=0)"
+    )]
+    Forbidden {
+        /// What bubblewrap said.
+        reason: String,
+    },
+}
+
+impl Namespaces {
+    /// Finds out what this machine allows, and opens the state folder. Removes what has no readable record there: nothing
+    /// else could. Blocks for some milliseconds.
+    ///
+    /// # Errors
+    /// [`ProbeError`] if no sandbox can run here.
+    pub fn probe(config: Config, clock: Arc<dyn Clock>) -> Result<Self, ProbeError> {
+        let Config { fleet, state, wrapper, supervisor } = config;
+        if fleet.is_empty() || !fleet.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
+            return Err(ProbeError::Config(
+                "the name of the fleet may hold only letters, digits and '-'".to_owned(),
+            ));
+        }
+        if supervisor.is_empty() {
+            return Err(ProbeError::Config("this build has no supervisor for this system".to_owned()));
+        }
+        let starter = if rustix::process::geteuid().is_root() { Starter::Root } else { Starter::User };
+        try_wrapper(&wrapper, starter)?;
+        let in_state = |error| ProbeError::State { path: state.clone(), error };
+        let folders = Folders::open(&state).map_err(in_state)?;
+        folders.write_supervisor(supervisor).map_err(in_state)?;
+        let mut unsupported = lacking(starter);
+        let cgroups = Cgroups::of_this_process();
+        unsupported.extend(cgroups.unsupported());
+        let info = EngineInfo { name: "namespaces", isolation: Isolation::Process, unsupported };
+        let this = Self { fleet, folders, wrapper, starter, cgroups, info, clock, turns: Default::default() };
+        this.clear().map_err(in_state)?;
+        Ok(this)
+    }
+
+    /// Removes what was left without a record.
+    fn clear(&self) -> io::Result<()> {
+        for incarnation in self.folders.incarnations()? {
+            let own = self.folders.of(&incarnation);
+            if Record::read(own.path()).is_ok_and(|record| record.labels().is_some()) {
+                continue;
+            }
+            let group = self.cgroups.group(&self.group_name(&incarnation));
+            let deadline = Instant::now() + END_TIMEOUT;
+            while !end_step(&[], &group)? && Instant::now() < deadline {
+                std::thread::sleep(LOOK_PAUSE);
+            }
+            own.delete()?;
+        }
+        Ok(())
+    }
+}
+
+/// Starts a sandbox that ends at once. A shell searches the program, as it does for every sandbox.
+fn try_wrapper(wrapper: &Path, starter: Starter) -> Result<(), ProbeError> {
+    let output = Command::new("/bin/sh")
+        .args(["-c", "exec \"$@\"", "sh"])
+        .arg(wrapper)
+        .args(probe_arguments(starter))
+        .env_clear()
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| ProbeError::Config(format!("/bin/sh cannot be started: {error}")))?;
+    let reason = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    match output.status.code() {
+        Some(0) => Ok(()),
+        Some(NOT_FOUND | NOT_EXECUTABLE) => Err(ProbeError::NoWrapper { reason }),
+        _ => Err(ProbeError::Forbidden { reason }),
+    }
+}
+
+/// What no machine supports, or none without root.
+fn lacking(starter: Starter) -> Vec<Unsupported> {
+    let network = "sandboxes have no network but their own loopback interface; use another engine";
+    let mut lacking = vec![
+        (Feature::InternalNetwork, network),
+        (Feature::OpenNetwork, network),
+        (Feature::PublishedPorts, network),
+        (Feature::DiskLimit, "folders on disk have no quota; use a workspace in memory"),
+    ];
+    if starter == Starter::User {
+        let reason = "only root can do it; the adapter runs as another user";
+        lacking.push((Feature::WritableRoot, reason));
+        lacking.push((
+            Feature::OtherUsers,
+            "supervisor and commands are one user, because the adapter is not root",
+        ));
+    }
+    lacking.into_iter().map(|(feature, reason)| Unsupported { feature, reason: reason.to_owned() }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ports::clock::SystemClock;
+
+    fn config(state: &Path) -> Config {
+        Config {
+            fleet: "test".to_owned(),
+            state: state.join("state"),
+            wrapper: "/bin/true".into(),
+            supervisor: b"#!/bin/true",
+        }
+    }
+
+    fn error(change: impl FnOnce(&mut Config)) -> String {
+        let temporary = tempfile::tempdir().unwrap();
+        let mut config = config(temporary.path());
+        change(&mut config);
+        Namespaces::probe(config, Arc::new(SystemClock)).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_missing_wrapper_is_named_with_its_package() {
+        let error = error(|config| config.wrapper = "/nonexistent/bwrap".into());
+        assert!(error.contains("install the Debian package `bubblewrap`"), "{error}");
+    }
+
+    #[test]
+    fn a_machine_that_forbids_namespaces_says_so() {
+        let error = error(|config| config.wrapper = "/bin/false".into());
+        assert!(
+            error.contains("forbids namespaces") && error.contains("kernel.unprivileged_userns_clone"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn wrong_settings_are_errors() {
+        assert!(error(|config| config.fleet = "a/b".to_owned()).contains("fleet"));
+        assert!(error(|config| config.supervisor = b"").contains("no supervisor"));
+        assert!(error(|config| config.state = "state".into()).contains("state folder"));
+    }
+
+    #[test]
+    fn what_the_machine_lacks_is_reported() {
+        let lacking =
+            |starter| lacking(starter).into_iter().map(|lacking| lacking.feature).collect::<Vec<_>>();
+        assert!(lacking(Starter::Root).contains(&Feature::OpenNetwork));
+        assert!(!lacking(Starter::Root).contains(&Feature::OtherUsers));
+        assert!(lacking(Starter::User).contains(&Feature::OtherUsers));
+    }
+
+    #[test]
+    fn what_has_no_record_is_removed_at_start() {
+        let temporary = tempfile::tempdir().unwrap();
+        let config = config(temporary.path());
+        let folder = config.state.join("run").join(uuid::Uuid::nil().to_string());
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join("record.json"), "{\"fleet\":").unwrap();
+        Namespaces::probe(config, Arc::new(SystemClock)).unwrap();
+        assert!(!folder.exists());
+    }
+}

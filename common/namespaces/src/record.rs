@@ -1,0 +1,86 @@
+//! The durable record of a sandbox: a small file in its folder, replaced as a whole, so that a new process finds every sandbox.
+
+use crate::cgroups::Group;
+use crate::process::Process;
+use domain::{SandboxId, UnixSeconds};
+use ports::engine::Incarnation;
+use serde::{Deserialize, Serialize};
+use std::io;
+use std::path::Path;
+
+/// Name of the file.
+const RECORD: &str = "record.json";
+/// Name of the file while it is written.
+const RECORD_WRITTEN: &str = "record.json.new";
+
+/// What a sandbox should be doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Phase {
+    /// It is being created.
+    Creating,
+    /// It was ready.
+    Running,
+    /// It was stopped.
+    Stopped,
+}
+
+/// How the sandbox is started, each time it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Plan {
+    /// The arguments of the wrapper.
+    pub(crate) arguments: Vec<String>,
+    /// Processor time, memory and processes.
+    pub(crate) cpu_milli: u32,
+    pub(crate) memory_bytes: u64,
+    pub(crate) pids: u32,
+    /// Size of one file.
+    pub(crate) file_bytes: u64,
+    /// Open files of a process.
+    pub(crate) files: u64,
+    /// Whether the workspace ends with the processes.
+    pub(crate) is_workspace_lost: bool,
+}
+
+/// Everything that is known about a sandbox.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Record {
+    pub(crate) fleet: String,
+    pub(crate) sandbox: String,
+    pub(crate) incarnation: String,
+    pub(crate) created_at: u64,
+    pub(crate) phase: Phase,
+    pub(crate) plan: Plan,
+    pub(crate) group: Group,
+    /// The wrapper outside, and process 1 inside.
+    pub(crate) processes: Vec<Process>,
+}
+
+// === impl Record ===
+
+impl Record {
+    /// The record in this folder.
+    pub(crate) fn read(folder: &Path) -> io::Result<Self> {
+        let text = std::fs::read(folder.join(RECORD))?;
+        serde_json::from_slice(&text).map_err(io::Error::from)
+    }
+
+    /// Writes it, or leaves the old one as it is.
+    pub(crate) fn write(&self, folder: &Path) -> io::Result<()> {
+        let written = folder.join(RECORD_WRITTEN);
+        std::fs::write(&written, serde_json::to_vec(self)?)?;
+        std::fs::rename(written, folder.join(RECORD))
+    }
+
+    /// Whose sandbox it is; none if the record was damaged.
+    pub(crate) fn labels(&self) -> Option<(SandboxId, Incarnation, UnixSeconds)> {
+        let sandbox = SandboxId::parse(&self.sandbox).ok()?;
+        let incarnation = Incarnation::parse(&self.incarnation).ok()?;
+        Some((sandbox, incarnation, UnixSeconds::new(self.created_at)))
+    }
+
+    /// Whether process 1 runs.
+    pub(crate) fn is_alive(&self) -> bool {
+        self.processes.last().is_some_and(|process| process.is_alive())
+    }
+}

@@ -1,0 +1,190 @@
+//! This machine as a subject of the suite.
+
+use async_trait::async_trait;
+use domain::SandboxId;
+use namespaces::{Config, Namespaces};
+use ports::clock::SystemClock;
+use ports::engine::{ContainerSpec, Engine, Image, Incarnation, Limits, Workspace};
+use rustix::process::{Pid, Signal, kill_process};
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use supervisor::{Job, Outcome};
+use testkit::engine::suite::{self, Failure, Subject, fresh};
+
+const MIB: u64 = 1024 * 1024;
+/// Folders between the root of the control groups and those of a sandbox.
+const GROUP_DEPTH_MAX: usize = 6;
+
+/// An engine with a state folder of its own.
+pub(crate) struct Machine {
+    folder: tempfile::TempDir,
+    config: Config,
+    engine: Arc<Namespaces>,
+    /// The users of its sandboxes.
+    users: Mutex<HashMap<Incarnation, u32>>,
+}
+
+impl Machine {
+    pub(crate) fn new() -> Self {
+        Self::at(tempfile::tempdir().unwrap())
+    }
+
+    /// On a folder that may have been used before.
+    pub(crate) fn at(folder: tempfile::TempDir) -> Self {
+        let config = config(folder.path());
+        let engine = open(&config);
+        Self { folder, config, engine, users: Mutex::default() }
+    }
+
+    /// A folder that ends with the test.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub(crate) fn state(&self) -> &Path {
+        &self.config.state
+    }
+
+    /// Creates a sandbox.
+    pub(crate) async fn create(
+        &self,
+        change: impl FnOnce(&mut ContainerSpec),
+    ) -> Result<Incarnation, Failure> {
+        let mut spec = self.spec(SandboxId::parse("s-1")?, fresh());
+        change(&mut spec);
+        self.users.lock().unwrap().insert(spec.incarnation, spec.user);
+        self.engine.create(&spec).await?;
+        Ok(spec.incarnation)
+    }
+
+    /// Runs a script in a sandbox, as its user.
+    pub(crate) async fn sh(&self, incarnation: &Incarnation, script: &str) -> Result<Outcome, Failure> {
+        let mut job = Job::new(suite::fresh_job()?, ["sh", "-c", script]);
+        job.uid = self.users.lock().unwrap().get(incarnation).copied();
+        suite::run_job(self.engine.as_ref(), incarnation, job).await
+    }
+
+    /// Runs a script that has to succeed; its output without the final end of line.
+    pub(crate) async fn text(&self, incarnation: &Incarnation, script: &str) -> Result<String, Failure> {
+        let outcome = self.sh(incarnation, script).await?;
+        let (stdout, stderr) =
+            (String::from_utf8_lossy(&outcome.stdout), String::from_utf8_lossy(&outcome.stderr));
+        assert_eq!(outcome.ended.end, supervisor::End::Exited(0), "{script}: {stdout}{stderr}");
+        Ok(stdout.trim_end().to_owned())
+    }
+
+    /// Process 1 of a sandbox, as the machine sees it.
+    pub(crate) fn pid(&self, incarnation: &Incarnation) -> i32 {
+        let path = self.config.state.join("run").join(incarnation.to_string()).join("record.json");
+        let record: serde_json::Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
+        let pid = record["processes"].as_array().unwrap().last().unwrap()["pid"].as_i64().unwrap();
+        pid.try_into().unwrap()
+    }
+
+    /// Control groups of its sandboxes.
+    fn groups(&self) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        let mut level = vec![PathBuf::from("/sys/fs/cgroup")];
+        for _ in 0..GROUP_DEPTH_MAX {
+            let entries = level.iter().filter_map(|folder| fs::read_dir(folder).ok()).flatten().flatten();
+            level = entries
+                .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+                .map(|entry| entry.path())
+                .collect();
+            let is_ours =
+                |path: &&PathBuf| path.file_name().unwrap().to_string_lossy().starts_with(&self.config.fleet);
+            found.extend(level.iter().filter(is_ours).cloned());
+        }
+        found
+    }
+
+    /// Processes in its groups or with its folder in their arguments, and dead ones of this process.
+    fn processes(&self) -> Vec<String> {
+        let own = std::process::id().to_string();
+        let state = self.config.state.to_string_lossy().into_owned();
+        let is_left = |pid: &String| {
+            let read = |file| fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
+            let text = |file| String::from_utf8_lossy(&read(file)).into_owned();
+            let stat = text("stat");
+            let fields: Vec<&str> = stat.rsplit(") ").next().unwrap().split(' ').collect();
+            let is_zombie = fields.first() == Some(&"Z") && fields.get(1) == Some(&own.as_str());
+            is_zombie || text("cgroup").contains(&self.config.fleet) || text("cmdline").contains(&state)
+        };
+        let names = fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.file_name());
+        let pids = names.filter_map(|name| name.to_str()?.parse::<u32>().ok()).map(|pid| pid.to_string());
+        pids.filter(is_left).map(|pid| format!("process {pid}")).collect()
+    }
+}
+
+/// Settings of an engine in this folder.
+pub(crate) fn config(folder: &Path) -> Config {
+    let name = folder.file_name().unwrap().to_string_lossy();
+    Config {
+        fleet: format!("test-{}", name.trim_start_matches(".tmp")),
+        state: folder.join("state"),
+        wrapper: "bwrap".into(),
+        supervisor: supervisor_image::SUPERVISOR,
+    }
+}
+
+pub(crate) fn open(config: &Config) -> Arc<Namespaces> {
+    Arc::new(Namespaces::probe(config.clone(), Arc::new(SystemClock)).unwrap())
+}
+
+#[async_trait]
+impl Subject for Machine {
+    fn engine(&self) -> Arc<dyn Engine> {
+        Arc::clone(&self.engine) as Arc<dyn Engine>
+    }
+
+    fn reopened(&self) -> Arc<dyn Engine> {
+        open(&self.config)
+    }
+
+    fn spec(&self, sandbox: SandboxId, incarnation: Incarnation) -> ContainerSpec {
+        let limits = Limits {
+            memory_bytes: 128 * MIB,
+            pids: 32,
+            disk_bytes: 16 * MIB,
+            tmp_bytes: 4 * MIB,
+            ..Limits::default()
+        };
+        // Only root's workspaces in memory outlive the processes.
+        let workspace =
+            if rustix::process::geteuid().is_root() { Workspace::Memory } else { Workspace::Disk };
+        ContainerSpec { limits, workspace, ..ContainerSpec::new(sandbox, incarnation, Image::Host) }
+    }
+
+    async fn kill(&self, incarnation: &Incarnation) {
+        kill_process(Pid::from_raw(self.pid(incarnation)).unwrap(), Signal::KILL).unwrap();
+    }
+
+    fn leftovers(&self) -> Vec<String> {
+        let state = self.config.state.to_string_lossy();
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let mounts = mounts.lines().filter(|line| line.contains(&*state)).map(str::to_owned);
+        let files = fs::read_dir(self.config.state.join("run")).unwrap().flatten().map(|entry| entry.path());
+        let groups = self.groups();
+        self.processes()
+            .into_iter()
+            .chain(mounts)
+            .chain(files.chain(groups).map(|path| path.display().to_string()))
+            .collect()
+    }
+}
+
+impl Drop for Machine {
+    /// A failed test leaves nothing either.
+    fn drop(&mut self) {
+        let engine = self.engine();
+        let remove = async move {
+            for container in engine.list().await.unwrap_or_default() {
+                let _ = engine.remove(&container.incarnation).await;
+            }
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let _ = std::thread::spawn(move || runtime.block_on(remove)).join();
+    }
+}

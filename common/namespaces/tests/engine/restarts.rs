@@ -1,0 +1,126 @@
+//! What survives: of a sandbox that is paused, stopped or started again, and of the adapter's process.
+
+use crate::machine::Machine;
+use domain::SandboxId;
+use ports::engine::{ContainerSpec, Engine as _, Image, Workspace};
+use std::fs;
+use std::path::Path;
+use supervisor::{Client, Job, JobId, Offsets};
+use testkit::engine::suite::{Failure, Subject as _, fresh};
+
+#[tokio::test]
+async fn workspace_survives_a_stop() -> Result<(), Failure> {
+    let machine = Machine::new();
+    for workspace in [Workspace::Memory, Workspace::Disk] {
+        let id = machine.create(|spec| spec.workspace = workspace).await?;
+        machine.text(&id, "echo kept >/workspace/x; echo lost >/tmp/x").await?;
+        machine.engine().stop(&id).await?;
+        machine.reopened().start(&id).await?;
+        assert_eq!(machine.text(&id, "cat /workspace/x; ls /tmp").await?, "kept");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn paused_processes_use_no_time() -> Result<(), Failure> {
+    let machine = Machine::new();
+    let id = machine.create(|_| {}).await?;
+    let client = Client::connect(machine.engine().connect(&id).await?).await?;
+    let job = JobId::parse("busy")?;
+    drop(client.start(Job::new(job.clone(), ["sh", "-c", "while :; do :; done"])).await?);
+    machine.engine().pause(&id).await?;
+    let before = machine.engine().usage(&id).await?.cpu;
+    // Another sandbox works meanwhile.
+    let other = machine.create(|_| {}).await?;
+    machine.text(&other, "for i in $(seq 1000); do :; done").await?;
+    assert_eq!(machine.engine().usage(&id).await?.cpu, before);
+    machine.engine().resume(&id).await?;
+    let (state, _) = client.attach(&job, Offsets::default()).await?;
+    assert_eq!(state.ended, None);
+    Ok(())
+}
+
+#[tokio::test]
+async fn jobs_survive_a_new_process_of_the_adapter() -> Result<(), Failure> {
+    let machine = Machine::new();
+    let id = machine.create(|_| {}).await?;
+    let job = JobId::parse("held")?;
+    let client = Client::connect(machine.engine().connect(&id).await?).await?;
+    let mut held = Job::new(job.clone(), ["sh", "-c", "echo before; read line; echo $line"]);
+    held.stdin = true;
+    drop(client.start(held).await?);
+    drop(client);
+    let client = Client::connect(machine.reopened().connect(&id).await?).await?;
+    let (_, mut attached) = client.attach(&job, Offsets::default()).await?;
+    attached.write_stdin(b"after\n").await?;
+    let mut output = Vec::new();
+    while let Some(event) = attached.next().await? {
+        if let supervisor::JobEvent::Output(chunk) = event {
+            output.extend(chunk.bytes);
+        }
+    }
+    assert_eq!(String::from_utf8(output)?, "before\nafter\n");
+    Ok(())
+}
+
+#[tokio::test]
+async fn damaged_record_is_removed() -> Result<(), Failure> {
+    let machine = Machine::new();
+    let (damaged, sound) = (machine.create(|_| {}).await?, machine.create(|_| {}).await?);
+    let record = |id: &ports::engine::Incarnation| {
+        machine.state().join("run").join(id.to_string()).join("record.json")
+    };
+    fs::write(record(&damaged), "{")?;
+    let listed: Vec<_> = machine.engine().list().await?.into_iter().map(|one| one.incarnation).collect();
+    assert_eq!(listed, [sound]);
+    machine.engine().remove(&damaged).await?;
+    assert!(!record(&damaged).exists());
+    // At its start the adapter does the same.
+    fs::write(record(&sound), "{")?;
+    assert_eq!(machine.reopened().list().await?, []);
+    testkit::engine::suite::assert_nothing_left(&machine).await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn files_of_the_adapter_are_private() -> Result<(), Failure> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let machine = Machine::new();
+    let id = machine.create(|_| {}).await?;
+    let folder = machine.state().join("run").join(id.to_string());
+    for path in [machine.state(), &folder, &folder.join("workspace")] {
+        assert_eq!(fs::metadata(path)?.permissions().mode() & 0o777, 0o700, "{}", path.display());
+    }
+    Ok(())
+}
+
+/// Names the folder in which [`creates_a_sandbox`] is killed.
+const KILLED_IN: &str = "TEST_KILLED_IN";
+
+#[tokio::test]
+async fn creates_a_sandbox() -> Result<(), Failure> {
+    let Some(folder) = std::env::var_os(KILLED_IN) else {
+        Machine::new().create(|_| {}).await?;
+        return Ok(());
+    };
+    let engine = crate::machine::open(&crate::machine::config(Path::new(&folder)));
+    let spec = ContainerSpec::new(SandboxId::parse("s-1")?, fresh(), Image::Host);
+    engine.create(&spec).await?;
+    rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL)?;
+    unreachable!("killed");
+}
+
+#[tokio::test]
+async fn sandbox_survives_the_death_of_the_adapter() -> Result<(), Failure> {
+    use std::os::unix::process::ExitStatusExt as _;
+    let folder = tempfile::tempdir()?;
+    let killed = std::process::Command::new(std::env::current_exe()?)
+        .args(["--exact", "restarts::creates_a_sandbox"])
+        .env(KILLED_IN, folder.path())
+        .output()?;
+    assert_eq!(killed.status.signal(), Some(9), "{}", String::from_utf8_lossy(&killed.stdout));
+    let machine = Machine::at(folder);
+    let [sandbox] = machine.engine().list().await?.try_into().unwrap();
+    assert_eq!(machine.text(&sandbox.incarnation, "echo alive").await?, "alive");
+    testkit::engine::suite::remove_all(&machine).await
+}
