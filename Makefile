@@ -10,7 +10,7 @@ PREFIX ?= $(HOME)/.local
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help up build $(RELEASE) install test test-accounts test-readme test-scripts test-clients test-api test-browser test-compose test-load fuzz fuzz-keep asyncapi bench tools smoke check fmt fmt-check clippy deny doc reset clean
+.PHONY: help up build $(RELEASE) install test test-accounts test-readme test-scripts test-clients test-api test-browser test-compose test-engine test-load fuzz fuzz-keep asyncapi bench tools smoke check fmt fmt-check clippy deny doc reset clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -70,6 +70,10 @@ test-compose: ## Build the image, and start compose.yaml on a Docker engine of i
 	BROKER="$(abspath $(TARGET_DIR))/debug/broker" NATS_SERVER="$$(tools/nats-server.sh)" \
 		unshare --net tests/compose/run.py "$$(tools/docker.sh)"
 
+test-engine: ## Run real sandboxes on this machine: the suite of all engines, and what each sees and may use (root on Debian)
+	@tools/bubblewrap.sh >/dev/null
+	cargo test --package namespaces --features machine $(ARGS)
+
 test-load: ## Let classes of students claim from a real `broker up` (ARGS: smoke stress labs exhaustion, --strict for latencies)
 	@tools/nats-server.sh >/dev/null
 	cargo build --workspace --bin broker
@@ -110,7 +114,7 @@ fmt-check:
 	cargo fmt --all -- --check
 
 clippy: ## Lint the code, warnings denied
-	cargo clippy --workspace --all-targets -- -D warnings
+	cargo clippy --workspace --all-targets --features namespaces/machine -- -D warnings
 
 deny: ## Check the dependency tree against .deny.toml, and for dependencies that no crate uses; builds the tools for it
 	@deny="$$(tools/cargo-tool.sh deny)" && "$$deny" check --hide-inclusion-graph bans licenses sources
