@@ -36,8 +36,6 @@ pub(crate) struct View<'a> {
     pub(crate) root: &'a [Entry],
     /// Whether it can be written to.
     pub(crate) is_root_writable: bool,
-    /// Files that replace those of the image, by name in `/etc`.
-    pub(crate) etc: &'a [(&'static str, &'a Path)],
     /// The folder of the workspace; none for one that the wrapper makes in memory.
     pub(crate) workspace: Option<&'a Path>,
     /// The supervisor's program.
@@ -58,12 +56,9 @@ pub(crate) fn arguments(spec: &ContainerSpec, view: &View<'_>, starter: Starter)
     let bind = if view.is_root_writable { "--bind" } else { "--ro-bind" };
     for entry in view.root {
         match entry {
-            Entry::Bind { source, target } => list.place(bind, source, target),
-            Entry::Link { names, target } => list.place("--symlink", names, target),
+            Entry::Bind { source, target } => list.paths(bind, source, target),
+            Entry::Link { names, target } => list.paths("--symlink", names, target),
         }
-    }
-    for (name, file) in view.etc {
-        list.place("--ro-bind", file, &Path::new("/etc").join(name));
     }
     let tmp_bytes = spec.limits.tmp_bytes.to_string();
     list.add(["--proc", "/proc", "--dev", "/dev"]);
@@ -122,14 +117,6 @@ impl Arguments {
         self.add([option, &source.to_string_lossy(), &target.to_string_lossy()]);
     }
 
-    /// As [`Self::paths`]. Every user can enter the folder above, which bubblewrap would keep for itself.
-    fn place(&mut self, option: &str, source: &Path, target: &Path) {
-        if let Some(folder) = target.parent().filter(|folder| *folder != Path::new("/")) {
-            self.add(["--dir", &folder.to_string_lossy()]);
-        }
-        self.paths(option, source, target);
-    }
-
     fn namespaces(&mut self, starter: Starter, user: u32) {
         self.add([
             "--unshare-pid",
@@ -154,7 +141,6 @@ mod tests {
     use super::*;
     use domain::SandboxId;
     use ports::engine::{Image, Incarnation};
-    use std::path::PathBuf;
 
     fn line(change: impl FnOnce(&mut View<'_>), starter: Starter) -> String {
         let id = SandboxId::parse("s-1").unwrap();
@@ -162,11 +148,8 @@ mod tests {
         spec.limits.tmp_bytes = 1_000;
         let bind = Entry::Bind { source: "/usr".into(), target: "/usr".into() };
         let root = [bind, Entry::Link { names: "usr/bin".into(), target: "/bin".into() }];
-        let passwd = PathBuf::from("/state/passwd");
-        let etc = [("passwd", passwd.as_path())];
         let (workspace, supervisor) = (Path::new("/state/workspace"), Path::new("/state/program"));
-        let mut view =
-            View { root: &root, is_root_writable: false, etc: &etc, workspace: Some(workspace), supervisor };
+        let mut view = View { root: &root, is_root_writable: false, workspace: Some(workspace), supervisor };
         change(&mut view);
         arguments(&spec, &view, starter).join(" ")
     }
@@ -189,9 +172,7 @@ mod tests {
     fn only_named_folders_are_visible_and_the_root_is_read_only() {
         let line = line(|_| {}, Starter::Root);
         assert!(
-            line.contains(
-                "--ro-bind /usr /usr --symlink usr/bin /bin --dir /etc --ro-bind /state/passwd /etc/passwd"
-            ),
+            line.contains("--ro-bind /usr /usr --symlink usr/bin /bin --proc /proc --dev /dev "),
             "{line}"
         );
         assert!(line.contains("--bind /state/workspace /workspace"), "{line}");

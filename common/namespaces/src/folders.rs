@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! <state>/supervisor               the program of process 1
-//! <state>/etc/<user>/…             files that replace those of the machine's /etc
+//! <state>/etc/<user>/              `/etc` of sandboxes that see the machine's own programs
 //! <state>/images/<hash>/           unpacked archives
 //! <state>/run/<incarnation>/       one sandbox: record.json, socket, report, log, workspace/, scratch/, root/
 //! ```
@@ -19,9 +19,7 @@ use std::path::{Path, PathBuf};
 /// Mode of every folder of the adapter.
 const MODE_PRIVATE: u32 = 0o700;
 /// Mode of files and folders that are visible inside.
-const MODE_VISIBLE: u32 = 0o755;
-/// Mode of files that every user inside reads.
-const MODE_READABLE: u32 = 0o644;
+pub(crate) const MODE_VISIBLE: u32 = 0o755;
 /// Longest path of a socket, in bytes: the kernel's limit with its final zero.
 const SOCKET_PATH_BYTES_MAX: usize = 107;
 
@@ -48,7 +46,7 @@ impl Folders {
             let reason = format!("its path has to be absolute, in UTF-8 and at most {max} bytes long");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, reason));
         }
-        for folder in [this.0.clone(), this.run(), this.images(), this.0.join("etc")] {
+        for folder in [this.0.clone(), this.run(), this.images(), this.etc()] {
             fs::DirBuilder::new().recursive(true).mode(MODE_PRIVATE).create(folder)?;
         }
         Ok(this)
@@ -81,28 +79,9 @@ impl Folders {
         self.0.join("images")
     }
 
-    /// Files for `/etc` of a sandbox whose commands run as `user`.
-    pub(crate) fn etc(&self, user: u32) -> io::Result<[(&'static str, PathBuf); 3]> {
-        let folder = self.0.join("etc").join(user.to_string());
-        let files = ["passwd", "group", "hosts"].map(|name| (name, folder.join(name)));
-        if !folder.exists() {
-            let (passwd, group) = if user == 0 {
-                (String::new(), String::new())
-            } else {
-                (format!("sandbox:x:{user}:{user}::/workspace:/bin/sh\n"), format!("sandbox:x:{user}:\n"))
-            };
-            let texts = [
-                format!("root:x:0:0::/workspace:/bin/sh\n{passwd}nobody:x:65534:65534::/:/bin/false\n"),
-                format!("root:x:0:\n{group}nogroup:x:65534:\n"),
-                "127.0.0.1 localhost\n::1 localhost\n".to_owned(),
-            ];
-            // Another creation may do the same; both write the same.
-            fs::DirBuilder::new().recursive(true).mode(MODE_PRIVATE).create(&folder)?;
-            for ((_, file), text) in files.iter().zip(texts) {
-                write(file, text.as_bytes(), MODE_READABLE)?;
-            }
-        }
-        Ok(files)
+    /// Folders for `/etc`.
+    pub(crate) fn etc(&self) -> PathBuf {
+        self.0.join("etc")
     }
 
     fn run(&self) -> PathBuf {
@@ -249,15 +228,5 @@ mod tests {
         assert!(error.contains("at most 59 bytes"), "{error}");
         assert!(!path.exists());
         assert!(Folders::open(Path::new("relative")).is_err());
-    }
-
-    #[test]
-    fn users_get_a_name() {
-        let temporary = tempfile::tempdir().unwrap();
-        let folders = Folders::open(temporary.path()).unwrap();
-        let [(_, passwd), ..] = folders.etc(1_000).unwrap();
-        assert!(fs::read_to_string(passwd).unwrap().contains("sandbox:x:1000:1000:"));
-        let [(_, passwd), ..] = folders.etc(0).unwrap();
-        assert!(!fs::read_to_string(passwd).unwrap().contains("sandbox"));
     }
 }

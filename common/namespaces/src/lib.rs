@@ -9,6 +9,7 @@
 mod arguments;
 mod cgroups;
 mod engine;
+mod etc;
 mod folders;
 mod image;
 mod launch;

@@ -92,6 +92,12 @@ impl Namespaces {
         let info = EngineInfo { name: "namespaces", isolation: Isolation::Process, unsupported };
         let this = Self { fleet, folders, wrapper, starter, cgroups, info, clock, turns: Default::default() };
         this.clear().map_err(in_state)?;
+        if this.folders.incarnations().map_err(in_state)?.is_empty() {
+            // The copies may be old, and nothing uses them.
+            std::fs::remove_dir_all(this.folders.etc())
+                .and_then(|()| Folders::open(&state))
+                .map_err(in_state)?;
+        }
         Ok(this)
     }
 

@@ -3,15 +3,15 @@
 use super::{not_running, state};
 use crate::Namespaces;
 use crate::arguments::{Starter, View, arguments, has_folder};
+use crate::etc;
 use crate::folders::Own;
-use crate::image::{self, Entry};
+use crate::image;
 use crate::launch::{Wrapper, of_io};
 use crate::record::{Phase, Plan, Record};
 use ports::engine::{
     Container, ContainerSpec, ContainerState, EngineError, Feature, Image, Incarnation, Network, Workspace,
 };
 use rustix::process::{Resource, getrlimit};
-use std::io;
 use std::path::{Path, PathBuf};
 
 impl Namespaces {
@@ -145,27 +145,18 @@ impl Namespaces {
                 own.make_root(image, spec.limits.disk_bytes).map_err(of_io)?;
                 image::folder(&own.root())?
             }
-            None => image::host().map_err(of_io)?,
+            None => {
+                image::host(&etc::folder(&self.folders.etc(), spec.user).map_err(of_io)?).map_err(of_io)?
+            }
         };
-        let etc = self.etc(spec, &root).map_err(of_io)?;
-        let etc: Vec<_> = etc.iter().map(|(name, path)| (*name, path.as_path())).collect();
         let view = View {
             root: &root,
             is_root_writable: !spec.read_only_root,
-            etc: &etc,
             workspace: has_folder.then_some(workspace.as_path()),
             supervisor: &self.folders.supervisor(),
         };
         record.plan.arguments = arguments(spec, &view, self.starter);
         Ok(())
-    }
-
-    /// Files for `/etc`, unless the image has that folder.
-    fn etc(&self, spec: &ContainerSpec, root: &[Entry]) -> io::Result<Vec<(&'static str, PathBuf)>> {
-        if root.iter().any(|entry| entry.target() == Path::new("/etc")) {
-            return Ok(Vec::new());
-        }
-        self.folders.etc(spec.user).map(Vec::from)
     }
 
     /// Starts the processes. The record is written before, between and after.
