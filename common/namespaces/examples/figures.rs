@@ -25,6 +25,7 @@ async fn main() -> Result<(), Failure> {
     let config = Config {
         fleet: "figures".to_owned(),
         state: state.clone(),
+        data: state.join("data"),
         wrapper: "bwrap".into(),
         supervisor: supervisor_image::SUPERVISOR,
     };

@@ -142,6 +142,13 @@ impl Group {
         }
     }
 
+    /// The files to which a process with one thread writes 0 to join. Version 1 has one for single threads, for which the kernel
+    /// need not stop all others: with the usual one, a creation waits for up to 20 ms.
+    pub(crate) fn joining_files(&self) -> Vec<PathBuf> {
+        let name = if matches!(self, Self::V1(_)) { "tasks" } else { "cgroup.procs" };
+        self.folders().into_iter().map(|folder| folder.join(name)).collect()
+    }
+
     /// Makes the folders and applies the limits.
     pub(crate) fn create(&self, limits: &Limits) -> io::Result<()> {
         for folder in self.folders() {

@@ -28,9 +28,9 @@ const START_TIMEOUT: Duration = Duration::from_secs(20);
 const COMPLAINT_BYTES_MAX: usize = 512;
 /// The unit of the shell's limit of file sizes, in bytes.
 const BLOCK_BYTES: u64 = 512;
-/// Groups come first, then `--` and the wrapper with its arguments.
+/// The files that join a group come first, then `--` and the wrapper with its arguments.
 const SCRIPT: &str = r#"set -e
-while [ "$1" != -- ]; do echo 0 >"$1/cgroup.procs"; shift; done
+while [ "$1" != -- ]; do echo 0 >"$1"; shift; done
 shift
 ulimit -c 0; ulimit -n "$FILES"; ulimit -f "$BLOCKS"
 exec "$@" "#;
@@ -100,7 +100,7 @@ impl Wrapper<'_> {
             .arg("-c")
             .arg(format!("{SCRIPT}{REPORT_FD}>&1 1>&2"))
             .arg("sh")
-            .args(group.folders())
+            .args(group.joining_files())
             .arg("--")
             .arg(self.0)
             .args(&plan.arguments)
@@ -145,7 +145,9 @@ mod tests {
     #[test]
     fn the_last_line_is_the_reason() {
         let temporary = tempfile::tempdir().unwrap();
-        let own = Folders::open(temporary.path()).unwrap().of(&Incarnation::new(uuid::Uuid::nil()));
+        let own = Folders::open(temporary.path(), temporary.path())
+            .unwrap()
+            .of(&Incarnation::new(uuid::Uuid::nil()));
         own.create().unwrap();
         assert_eq!(complaint(&own), "it said nothing");
         std::fs::write(own.log(), "first\nbwrap: no such thing\n\n").unwrap();

@@ -1,14 +1,14 @@
 //! Finds out at start what this machine allows.
 
-use crate::Namespaces;
 use crate::arguments::{Starter, probe_arguments};
 use crate::cgroups::Cgroups;
 use crate::engine::LOOK_PAUSE;
 use crate::engine::end::{END_TIMEOUT, end_step};
 use crate::folders::Folders;
 use crate::record::Record;
+use crate::{Namespaces, etc};
 use ports::clock::Clock;
-use ports::engine::{EngineInfo, Feature, Isolation, Unsupported};
+use ports::engine::{ContainerSpec, EngineInfo, Feature, Isolation, Unsupported};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -25,8 +25,10 @@ const NOT_EXECUTABLE: i32 = 126;
 pub struct Config {
     /// The fleet that its sandboxes belong to: letters, digits and `-`.
     pub fleet: String,
-    /// The folder for its state, as an absolute path. It has to be on a local disk and of this adapter alone.
+    /// The folder for its state, of this adapter alone. It should be in memory (below `/run`): sandboxes end with the machine.
     pub state: PathBuf,
+    /// The folder for unpacked images and workspaces on disk, of this adapter alone.
+    pub data: PathBuf,
     /// The program of `bubblewrap`, as a path or as `bwrap`, which is searched in the usual folders.
     pub wrapper: PathBuf,
     /// The static program that becomes process 1 (`supervisor_image::SUPERVISOR`).
@@ -38,12 +40,14 @@ pub struct Config {
 pub enum ProbeError {
     /// The configuration is wrong.
     #[error("{0}")]
-    Config(String),
-    /// The state folder cannot be used.
-    #[error("the state folder {path} cannot be used")]
-    State {
-        /// The folder.
-        path: PathBuf,
+    Config(&'static str),
+    /// A folder cannot be used.
+    #[error("the folder {state} or {data} cannot be used")]
+    Folder {
+        /// The folder for the state.
+        state: PathBuf,
+        /// The folder for data.
+        data: PathBuf,
         /// The cause.
         #[source]
         error: io::Error,
@@ -72,38 +76,39 @@ impl Namespaces {
     /// # Errors
     /// [`ProbeError`] if no sandbox can run here.
     pub fn probe(config: Config, clock: Arc<dyn Clock>) -> Result<Self, ProbeError> {
-        let Config { fleet, state, wrapper, supervisor } = config;
+        let Config { fleet, state, data, wrapper, supervisor } = config;
         if fleet.is_empty() || !fleet.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
-            return Err(ProbeError::Config(
-                "the name of the fleet may hold only letters, digits and '-'".to_owned(),
-            ));
+            return Err(ProbeError::Config("the name of the fleet may hold only letters, digits and '-'"));
         }
         if supervisor.is_empty() {
-            return Err(ProbeError::Config("this build has no supervisor for this system".to_owned()));
+            return Err(ProbeError::Config("this build has no supervisor for this system"));
         }
         let starter = if rustix::process::geteuid().is_root() { Starter::Root } else { Starter::User };
         try_wrapper(&wrapper, starter)?;
-        let in_state = |error| ProbeError::State { path: state.clone(), error };
-        let folders = Folders::open(&state).map_err(in_state)?;
-        folders.write_supervisor(supervisor).map_err(in_state)?;
-        let mut unsupported = lacking(starter);
+        let in_folders = |error| ProbeError::Folder { state: state.clone(), data: data.clone(), error };
+        let folders = Folders::open(&state, &data).map_err(in_folders)?;
         let cgroups = Cgroups::of_this_process();
-        unsupported.extend(cgroups.unsupported());
+        let unsupported = lacking(starter).into_iter().chain(cgroups.unsupported()).collect();
         let info = EngineInfo { name: "namespaces", isolation: Isolation::Process, unsupported };
         let this = Self { fleet, folders, wrapper, starter, cgroups, info, clock, turns: Default::default() };
-        this.clear().map_err(in_state)?;
-        if this.folders.incarnations().map_err(in_state)?.is_empty() {
-            // The copies may be old, and nothing uses them.
-            std::fs::remove_dir_all(this.folders.etc())
-                .and_then(|()| Folders::open(&state))
-                .map_err(in_state)?;
-        }
+        this.clear().and_then(|()| this.prepare_folders(supervisor)).map_err(in_folders)?;
         Ok(this)
+    }
+
+    /// Makes the files that all sandboxes use.
+    fn prepare_folders(&self, supervisor: &[u8]) -> io::Result<()> {
+        self.folders.write_supervisor(supervisor)?;
+        if self.folders.incarnations()?.is_empty() {
+            // They may be old, and nothing uses them.
+            self.folders.delete_etc()?;
+        }
+        // The first creation should not take longer than the others.
+        etc::folder(&self.folders.etc(), ContainerSpec::USER_DEFAULT).map(drop)
     }
 
     /// Removes what was left without a record.
     fn clear(&self) -> io::Result<()> {
-        for incarnation in self.folders.incarnations()? {
+        for incarnation in self.folders.all_incarnations()? {
             let own = self.folders.of(&incarnation);
             if Record::read(own.path()).is_ok_and(|record| record.labels().is_some()) {
                 continue;
@@ -128,7 +133,7 @@ fn try_wrapper(wrapper: &Path, starter: Starter) -> Result<(), ProbeError> {
         .env_clear()
         .stdin(Stdio::null())
         .output()
-        .map_err(|error| ProbeError::Config(format!("/bin/sh cannot be started: {error}")))?;
+        .map_err(|error| ProbeError::NoWrapper { reason: format!("/bin/sh: {error}") })?;
     let reason = String::from_utf8_lossy(&output.stderr).trim().to_owned();
     match output.status.code() {
         Some(0) => Ok(()),
@@ -166,6 +171,7 @@ mod tests {
         Config {
             fleet: "test".to_owned(),
             state: state.join("state"),
+            data: state.join("data"),
             wrapper: "/bin/true".into(),
             supervisor: b"#!/bin/true",
         }
@@ -197,7 +203,7 @@ mod tests {
     fn wrong_settings_are_errors() {
         assert!(error(|config| config.fleet = "a/b".to_owned()).contains("fleet"));
         assert!(error(|config| config.supervisor = b"").contains("no supervisor"));
-        assert!(error(|config| config.state = "state".into()).contains("state folder"));
+        assert!(error(|config| config.state = "state".into()).contains("cannot be used"));
     }
 
     #[test]
@@ -214,9 +220,11 @@ mod tests {
         let temporary = tempfile::tempdir().unwrap();
         let config = config(temporary.path());
         let folder = config.state.join("run").join(uuid::Uuid::nil().to_string());
+        let workspace = config.data.join("workspaces").join(uuid::Uuid::max().to_string());
         std::fs::create_dir_all(&folder).unwrap();
+        std::fs::create_dir_all(&workspace).unwrap();
         std::fs::write(folder.join("record.json"), "{\"fleet\":").unwrap();
         Namespaces::probe(config, Arc::new(SystemClock)).unwrap();
-        assert!(!folder.exists());
+        assert!(!folder.exists() && !workspace.exists());
     }
 }

@@ -111,7 +111,7 @@ mod tests {
     fn a_family_ends_together() {
         let mut parent = std::process::Command::new("sh");
         let mut parent =
-            parent.args(["-c", "cat & wait"]).stdin(std::process::Stdio::piped()).spawn().unwrap();
+            parent.args(["-c", "sleep 60 & wait"]).stdin(std::process::Stdio::piped()).spawn().unwrap();
         let pid = parent.id();
         let process = Process::of(i32::try_from(pid).unwrap()).unwrap();
         let children =

@@ -157,4 +157,40 @@ mod tests {
         let parent = Cgroups::V2("/sys/fs/cgroup/runner".into());
         assert_eq!(parent.group("a-1"), Group::V2("/sys/fs/cgroup/runner/a-1".into()));
     }
+
+    /// On a machine with version 1 the hierarchy of version 2 has no controllers, but everything else.
+    #[cfg(feature = "machine")]
+    #[test]
+    fn a_kernel_freezes_and_kills_a_group() {
+        use crate::folders::fresh_name;
+        use std::time::Instant;
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let mount =
+            mounts.lines().find(|line| line.contains(" - cgroup2 ")).expect("a hierarchy of version 2");
+        let group =
+            Group::V2(Path::new(mount.split(' ').nth(4).unwrap()).join(format!("test-{}", fresh_name())));
+        let [folder] = group.folders()[..] else { panic!("one folder") };
+        fs::create_dir(folder).unwrap();
+        let script = "echo 0 >$1; while :; do :; done";
+        let mut child = std::process::Command::new("sh")
+            .args(["-c", script, "sh"])
+            .args(group.joining_files())
+            .spawn()
+            .unwrap();
+        let wait = |is_done: &dyn Fn() -> bool| {
+            let began = Instant::now();
+            while !is_done() {
+                assert!(began.elapsed() < Duration::from_secs(30));
+                std::thread::yield_now();
+            }
+        };
+        wait(&|| !group.is_empty());
+        group.freeze(true).unwrap();
+        wait(&|| group.is_frozen());
+        group.kill().unwrap();
+        child.wait().unwrap();
+        wait(&|| group.is_empty());
+        group.remove().unwrap();
+        assert!(!folder.exists());
+    }
 }

@@ -132,13 +132,11 @@ impl Namespaces {
         record: &mut Record,
     ) -> Result<(), EngineError> {
         record.write(own.path()).map_err(of_io)?;
-        let workspace = own.workspace();
-        let has_folder = has_folder(spec.workspace, self.starter);
-        if has_folder {
-            let bytes = (spec.workspace == Workspace::Memory).then_some(spec.limits.disk_bytes);
-            let owner = (self.starter == Starter::Root).then_some(spec.user);
-            own.make_workspace(bytes, owner).map_err(of_io)?;
-        }
+        let bytes = (spec.workspace == Workspace::Memory).then_some(spec.limits.disk_bytes);
+        let owner = (self.starter == Starter::Root).then_some(spec.user);
+        let workspace =
+            has_folder(spec.workspace, self.starter).then(|| own.make_workspace(bytes, owner).map_err(of_io));
+        let workspace = workspace.transpose()?;
         let root = match image {
             Some(image) if spec.read_only_root => image::folder(image)?,
             Some(image) => {
@@ -152,7 +150,7 @@ impl Namespaces {
         let view = View {
             root: &root,
             is_root_writable: !spec.read_only_root,
-            workspace: has_folder.then_some(workspace.as_path()),
+            workspace: workspace.as_deref(),
             supervisor: &self.folders.supervisor(),
         };
         record.plan.arguments = arguments(spec, &view, self.starter);

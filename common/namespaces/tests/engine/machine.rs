@@ -124,6 +124,7 @@ pub(crate) fn config(folder: &Path) -> Config {
     Config {
         fleet: format!("test-{}", name.trim_start_matches(".tmp")),
         state: folder.join("state"),
+        data: folder.join("data"),
         wrapper: "bwrap".into(),
         supervisor: supervisor_image::SUPERVISOR,
     }
@@ -165,7 +166,9 @@ impl Subject for Machine {
         let state = self.config.state.to_string_lossy();
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
         let mounts = mounts.lines().filter(|line| line.contains(&*state)).map(str::to_owned);
-        let files = fs::read_dir(self.config.state.join("run")).unwrap().flatten().map(|entry| entry.path());
+        let folders = [self.config.state.join("run"), self.config.data.join("workspaces")];
+        let files = folders.into_iter().flat_map(|folder| fs::read_dir(folder).unwrap().flatten());
+        let files = files.map(|entry| entry.path());
         let groups = self.groups();
         self.processes()
             .into_iter()
