@@ -140,6 +140,9 @@ impl Namespaces {
 fn state(record: &Record) -> ContainerState {
     match record.phase {
         Phase::Creating => ContainerState::Failed { reason: "its creation was interrupted".to_owned() },
+        Phase::Stopped | Phase::Running if record.is_outdated() => {
+            ContainerState::Failed { reason: "the machine was restarted".to_owned() }
+        }
         Phase::Stopped => ContainerState::Stopped,
         Phase::Running if !record.is_alive() => ContainerState::Exited,
         Phase::Running if record.group.is_frozen() => ContainerState::Paused,

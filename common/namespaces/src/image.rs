@@ -1,12 +1,14 @@
 //! What is visible in the root folder of a sandbox.
 
-use crate::folders::fresh_name;
+use crate::folders::{MODE_VISIBLE, fresh_name};
+use parking_lot::Mutex;
 use ports::engine::EngineError;
 use sha2::{Digest as _, Sha256};
+use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fs;
 use std::io;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -66,28 +68,16 @@ fn entries_of(root: &Path, is_visible: impl Fn(&OsString) -> bool) -> io::Result
     Ok(entries)
 }
 
-/// The folder of an archive, which is unpacked once under the hash of its contents. Blocks while it works.
-pub(crate) fn unpacked(archive: &Path, images: &Path) -> Result<PathBuf, EngineError> {
-    let refused =
-        |error| EngineError::refused(format!("the image {} cannot be read: {error}", archive.display()));
-    let mut hasher = Sha256::new();
-    io::copy(&mut fs::File::open(archive).map_err(refused)?, &mut Writer(&mut hasher)).map_err(refused)?;
-    let hash: String = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-    let folder = images.join(&hash);
-    if !folder.exists() {
-        let failed = |error| EngineError::unavailable(format!("the image cannot be unpacked: {error}"));
-        let work = images.join(format!("{hash}.{}", fresh_name()));
-        fs::DirBuilder::new().mode(0o755).create(&work).map_err(failed)?;
-        let result = unpack(archive, &work).and_then(|()| match fs::rename(&work, &folder) {
-            // Another creation was quicker; its folder is as good as this one.
-            Err(_) if folder.exists() => Ok(()),
-            renamed => renamed.map_err(failed),
-        });
-        let _ = fs::remove_dir_all(&work);
-        result?;
-    }
-    Ok(folder)
+/// Archives, each unpacked once under the hash of its contents.
+#[derive(Debug)]
+pub(crate) struct Archives {
+    images: PathBuf,
+    /// The folders of archives that have not changed since.
+    known: Mutex<HashMap<PathBuf, (Stamp, PathBuf)>>,
 }
+
+/// What changes with the contents of a file: device, inode, size, and time in nanoseconds.
+type Stamp = (u64, u64, u64, i64, i64);
 
 /// `tar` knows every format and compression, and never leaves the folder.
 fn unpack(archive: &Path, folder: &Path) -> Result<(), EngineError> {
@@ -111,6 +101,52 @@ fn unpack(archive: &Path, folder: &Path) -> Result<(), EngineError> {
 
 /// A hash as a writer.
 struct Writer<'a>(&'a mut Sha256);
+
+// === impl Archives ===
+
+impl Archives {
+    /// Archives that are unpacked into this folder.
+    pub(crate) fn new(images: PathBuf) -> Self {
+        Self { images, known: Mutex::default() }
+    }
+
+    /// The folder of an archive. Blocks while it reads and unpacks a new one.
+    pub(crate) fn folder(&self, archive: &Path) -> Result<PathBuf, EngineError> {
+        let refused =
+            |error| EngineError::refused(format!("the image {} cannot be read: {error}", archive.display()));
+        let found = fs::metadata(archive).map_err(refused)?;
+        let stamp = (found.dev(), found.ino(), found.len(), found.mtime(), found.mtime_nsec());
+        if let Some((known, folder)) = self.known.lock().get(archive)
+            && *known == stamp
+            && folder.exists()
+        {
+            return Ok(folder.clone());
+        }
+        let mut hasher = Sha256::new();
+        let mut file = fs::File::open(archive).map_err(refused)?;
+        io::copy(&mut file, &mut Writer(&mut hasher)).map_err(refused)?;
+        let hash: String = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        let folder = self.images.join(&hash);
+        if !folder.exists() {
+            self.unpack(archive, &hash, &folder)?;
+        }
+        self.known.lock().insert(archive.to_owned(), (stamp, folder.clone()));
+        Ok(folder)
+    }
+
+    fn unpack(&self, archive: &Path, hash: &str, folder: &Path) -> Result<(), EngineError> {
+        let failed = |error| EngineError::unavailable(format!("the image cannot be unpacked: {error}"));
+        let work = self.images.join(format!("{hash}.{}", fresh_name()));
+        fs::DirBuilder::new().mode(MODE_VISIBLE).create(&work).map_err(failed)?;
+        let result = unpack(archive, &work).and_then(|()| match fs::rename(&work, folder) {
+            // Another creation was quicker; its folder is as good as this one.
+            Err(_) if folder.exists() => Ok(()),
+            renamed => renamed.map_err(failed),
+        });
+        let _ = fs::remove_dir_all(&work);
+        result
+    }
+}
 
 // === impl Entry ===
 
@@ -169,28 +205,41 @@ mod tests {
         assert!(matches!(folder(Path::new("/nonexistent")), Err(EngineError::Refused { .. })));
     }
 
-    #[test]
-    fn an_archive_is_unpacked_once() {
-        let (source, images) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        fs::write(source.path().join("hello"), "world").unwrap();
-        let archive = images.path().join("image.tar");
-        let made =
-            Command::new("tar").arg("-cf").arg(&archive).arg("-C").arg(source.path()).arg(".").status();
+    /// Makes an archive of a folder with one file.
+    fn archive(path: &Path, text: &str) {
+        let source = tempfile::tempdir().unwrap();
+        fs::write(source.path().join("hello"), text).unwrap();
+        let made = Command::new("tar").arg("-cf").arg(path).arg("-C").arg(source.path()).arg(".").status();
         assert!(made.unwrap().success());
-        let folder = unpacked(&archive, images.path()).unwrap();
+    }
+
+    #[test]
+    fn an_archive_is_unpacked_once_until_it_changes() {
+        let images = tempfile::tempdir().unwrap();
+        let path = images.path().join("image.tar");
+        archive(&path, "world");
+        let archives = Archives::new(images.path().to_owned());
+        let folder = archives.folder(&path).unwrap();
         assert_eq!(fs::read_to_string(folder.join("hello")).unwrap(), "world");
         fs::write(folder.join("mark"), "").unwrap();
-        assert_eq!(unpacked(&archive, images.path()).unwrap(), folder);
-        assert!(folder.join("mark").exists(), "it was unpacked again");
-        assert_eq!(fs::read_dir(images.path()).unwrap().count(), 2, "something was left behind");
+        for archives in [&archives, &Archives::new(images.path().to_owned())] {
+            assert_eq!(archives.folder(&path).unwrap(), folder);
+            assert!(folder.join("mark").exists(), "it was unpacked again");
+        }
+        archive(&path, "another world");
+        let changed = archives.folder(&path).unwrap();
+        assert_eq!(fs::read_to_string(changed.join("hello")).unwrap(), "another world");
+        assert_eq!(fs::read_dir(images.path()).unwrap().count(), 3, "something was left behind");
     }
 
     #[test]
     fn a_damaged_archive_leaves_nothing() {
         let images = tempfile::tempdir().unwrap();
-        let archive = images.path().join("image.tar");
-        fs::write(&archive, "this is no archive").unwrap();
-        assert!(matches!(unpacked(&archive, images.path()), Err(EngineError::Refused { .. })));
+        let path = images.path().join("image.tar");
+        fs::write(&path, "this is no archive").unwrap();
+        let archives = Archives::new(images.path().to_owned());
+        assert!(matches!(archives.folder(&path), Err(EngineError::Refused { .. })));
+        assert!(matches!(archives.folder(Path::new("/nonexistent")), Err(EngineError::Refused { .. })));
         assert_eq!(fs::read_dir(images.path()).unwrap().count(), 1);
     }
 }

@@ -23,6 +23,7 @@ pub use probe::{Config, ProbeError};
 use arguments::Starter;
 use cgroups::Cgroups;
 use folders::Folders;
+use image::Archives;
 use ports::clock::Clock;
 use ports::engine::EngineInfo;
 use std::path::PathBuf;
@@ -38,6 +39,7 @@ pub struct Namespaces {
     wrapper: PathBuf,
     starter: Starter,
     cgroups: Cgroups,
+    archives: Arc<Archives>,
     info: EngineInfo,
     clock: Arc<dyn Clock>,
     turns: Turns,

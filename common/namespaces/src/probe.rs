@@ -5,6 +5,7 @@ use crate::cgroups::Cgroups;
 use crate::engine::LOOK_PAUSE;
 use crate::engine::end::{END_TIMEOUT, end_step};
 use crate::folders::Folders;
+use crate::image::Archives;
 use crate::record::Record;
 use crate::{Namespaces, etc};
 use ports::clock::Clock;
@@ -90,7 +91,18 @@ impl Namespaces {
         let cgroups = Cgroups::of_this_process();
         let unsupported = lacking(starter).into_iter().chain(cgroups.unsupported()).collect();
         let info = EngineInfo { name: "namespaces", isolation: Isolation::Process, unsupported };
-        let this = Self { fleet, folders, wrapper, starter, cgroups, info, clock, turns: Default::default() };
+        let archives = Arc::new(Archives::new(folders.images()));
+        let this = Self {
+            fleet,
+            folders,
+            wrapper,
+            starter,
+            cgroups,
+            archives,
+            info,
+            clock,
+            turns: Default::default(),
+        };
         this.clear().and_then(|()| this.prepare_folders(supervisor)).map_err(in_folders)?;
         Ok(this)
     }

@@ -40,6 +40,8 @@ pub(crate) struct Plan {
     pub(crate) files: u64,
     /// Whether the workspace ends with the processes.
     pub(crate) is_workspace_lost: bool,
+    /// Whether files of it are mounted, which ends with the machine.
+    pub(crate) has_mounts: bool,
 }
 
 /// Everything that is known about a sandbox.
@@ -49,11 +51,18 @@ pub(crate) struct Record {
     pub(crate) sandbox: String,
     pub(crate) incarnation: String,
     pub(crate) created_at: u64,
+    /// Since which start of the machine.
+    pub(crate) boot: String,
     pub(crate) phase: Phase,
     pub(crate) plan: Plan,
     pub(crate) group: Group,
     /// The wrapper outside, and process 1 inside.
     pub(crate) processes: Vec<Process>,
+}
+
+/// The present start of the machine.
+pub(crate) fn boot() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
 }
 
 // === impl Record ===
@@ -79,8 +88,18 @@ impl Record {
         Some((sandbox, incarnation, UnixSeconds::new(self.created_at)))
     }
 
+    /// Its processes; those of an earlier start of the machine are gone.
+    pub(crate) fn processes(&self) -> &[Process] {
+        if self.boot == boot() { &self.processes } else { &[] }
+    }
+
     /// Whether process 1 runs.
     pub(crate) fn is_alive(&self) -> bool {
-        self.processes.last().is_some_and(|process| process.is_alive())
+        self.processes().last().is_some_and(|process| process.is_alive())
+    }
+
+    /// Whether it needs something that ended with the machine.
+    pub(crate) fn is_outdated(&self) -> bool {
+        self.plan.has_mounts && self.boot != boot()
     }
 }

@@ -7,12 +7,13 @@ use crate::etc;
 use crate::folders::Own;
 use crate::image;
 use crate::launch::{Wrapper, of_io};
-use crate::record::{Phase, Plan, Record};
+use crate::record::{Phase, Plan, Record, boot};
 use ports::engine::{
     Container, ContainerSpec, ContainerState, EngineError, Feature, Image, Incarnation, Network, Workspace,
 };
 use rustix::process::{Resource, getrlimit};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 impl Namespaces {
     pub(super) async fn create_container(&self, spec: &ContainerSpec) -> Result<Container, EngineError> {
@@ -40,6 +41,7 @@ impl Namespaces {
             sandbox: spec.sandbox.as_str().to_owned(),
             incarnation: spec.incarnation.to_string(),
             created_at: self.clock.now().get(),
+            boot: boot(),
             phase: Phase::Creating,
             plan: self.plan(spec),
             group: self.cgroups.group(&self.group_name(&spec.incarnation)),
@@ -53,7 +55,7 @@ impl Namespaces {
             Ok(()) => self.existing(&record),
             Err(error) => {
                 // Whatever cannot be removed now stays in the list as failed.
-                let _ = self.delete(&own, &record.processes, &record.group).await;
+                let _ = self.delete(&own, record.processes(), &record.group).await;
                 Err(error)
             }
         }
@@ -103,8 +105,8 @@ impl Namespaces {
             Image::Host | Image::Reference(_) => Ok(None),
             Image::Folder(path) => Ok(Some(path.clone())),
             Image::Archive(path) => {
-                let (archive, images) = (path.clone(), self.folders.images());
-                let unpacked = tokio::task::spawn_blocking(move || image::unpacked(&archive, &images)).await;
+                let (archive, archives) = (path.clone(), Arc::clone(&self.archives));
+                let unpacked = tokio::task::spawn_blocking(move || archives.folder(&archive)).await;
                 unpacked.map_err(EngineError::unavailable)?.map(Some)
             }
         }
@@ -120,6 +122,7 @@ impl Namespaces {
             file_bytes: limits.file_bytes,
             files: limits.files,
             is_workspace_lost: !has_folder(spec.workspace, self.starter),
+            has_mounts: spec.workspace == Workspace::Memory || !spec.read_only_root,
         }
     }
 
@@ -180,14 +183,15 @@ impl Namespaces {
                 Err(EngineError::refused("its workspace was in memory and ended with its processes"))
             }
             ContainerState::Stopped | ContainerState::Exited => {
-                self.end(&record.processes, &record.group).await?;
+                self.end(record.processes(), &record.group).await?;
                 record.phase = Phase::Stopped;
+                record.boot = boot();
                 // A former process may have had other groups.
                 record.group = self.cgroups.group(&self.group_name(incarnation));
                 let result = self.launch(&self.folders.of(incarnation), &mut record).await;
                 if result.is_err() {
                     // Otherwise the next start or the removal ends them.
-                    let _ = self.end(&record.processes, &record.group).await;
+                    let _ = self.end(record.processes(), &record.group).await;
                 }
                 result
             }

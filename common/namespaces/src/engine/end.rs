@@ -21,7 +21,7 @@ impl Namespaces {
         match state(&record) {
             ContainerState::Stopped => Ok(()),
             ContainerState::Running | ContainerState::Paused | ContainerState::Exited => {
-                self.end(&record.processes, &record.group).await?;
+                self.end(record.processes(), &record.group).await?;
                 record.phase = Phase::Stopped;
                 record.processes.clear();
                 record.write(self.folders.of(incarnation).path()).map_err(EngineError::unavailable)
@@ -37,7 +37,7 @@ impl Namespaces {
         let own = self.folders.of(incarnation);
         match self.record(incarnation) {
             Err(EngineError::Gone) => Ok(()),
-            Ok(record) => self.delete(&own, &record.processes, &record.group).await,
+            Ok(record) => self.delete(&own, record.processes(), &record.group).await,
             // Its record is damaged. Whatever runs is in its groups.
             Err(_) => self.delete(&own, &[], &self.cgroups.group(&self.group_name(incarnation))).await,
         }

@@ -2,7 +2,7 @@
 
 use crate::machine::Machine;
 use domain::SandboxId;
-use ports::engine::{ContainerSpec, Engine as _, Image, Workspace};
+use ports::engine::{ContainerSpec, Engine as _, EngineError, Image, Workspace};
 use std::fs;
 use std::path::Path;
 use supervisor::{Client, Job, JobId, Offsets};
@@ -79,6 +79,29 @@ async fn damaged_record_is_removed() -> Result<(), Failure> {
     fs::write(record(&sound), "{")?;
     assert_eq!(machine.reopened().list().await?, []);
     testkit::engine::suite::assert_nothing_left(&machine).await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn mounts_do_not_survive_a_restart_of_the_machine() -> Result<(), Failure> {
+    let machine = Machine::new();
+    for workspace in [Workspace::Memory, Workspace::Disk] {
+        let id = machine.create(|spec| spec.workspace = workspace).await?;
+        machine.engine().stop(&id).await?;
+        let path = machine.state().join("run").join(id.to_string()).join("record.json");
+        let mut record: serde_json::Value = serde_json::from_slice(&fs::read(&path)?)?;
+        record["boot"] = "another".into();
+        fs::write(path, record.to_string())?;
+        let started = machine.engine().start(&id).await;
+        match workspace {
+            Workspace::Memory => assert!(matches!(started, Err(EngineError::Failed { .. })), "{started:?}"),
+            Workspace::Disk => {
+                started?;
+                machine.text(&id, "true").await?;
+            }
+        }
+        machine.engine().remove(&id).await?;
+    }
     Ok(())
 }
 

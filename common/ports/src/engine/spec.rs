@@ -168,7 +168,9 @@ impl ContainerSpec {
             name.is_empty() || name.contains(['=', '\0']) || value.contains('\0')
         };
         let inside: BTreeSet<u16> = self.ports.iter().map(|port| port.inside).collect();
-        too_small("cpu_milli", cpu_milli.into(), CPU_MILLI_MIN.into())
+        (self.user == u32::MAX)
+            .then(|| "the user is no user".to_owned())
+            .or_else(|| too_small("cpu_milli", cpu_milli.into(), CPU_MILLI_MIN.into()))
             .or_else(|| {
                 (cpu_milli > CPU_MILLI_MAX).then(|| format!("cpu_milli must be at most {CPU_MILLI_MAX}"))
             })
@@ -239,6 +241,10 @@ mod tests {
     #[test]
     fn ambiguous_input_is_refused() {
         assert!(refused(|spec| spec.image = Image::Folder("images/a".into())).contains("absolute"));
+        assert!(
+            refused(|spec| spec.user = u32::MAX).contains("no user"),
+            "it means: leave the owner as it is"
+        );
         let port = PublishedPort { inside: 80, outside: None };
         assert!(refused(|spec| spec.ports = vec![port, port]).contains("twice"));
         assert!(refused(|spec| spec.ports = vec![PublishedPort { inside: 0, ..port }]).contains("zero"));
