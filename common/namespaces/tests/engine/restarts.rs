@@ -2,11 +2,12 @@
 
 use crate::machine::Machine;
 use domain::SandboxId;
-use ports::engine::{ContainerSpec, Engine as _, EngineError, Image, Workspace};
+use ports::engine::{ContainerSpec, ContainerState, Engine as _, EngineError, Image, Workspace};
 use std::fs;
 use std::path::Path;
+use std::time::{Duration, Instant};
 use supervisor::{Client, Job, JobId, Offsets};
-use testkit::engine::suite::{Failure, Subject as _, fresh};
+use testkit::engine::suite::{Failure, Subject as _, fresh, remove_all};
 
 #[tokio::test]
 async fn workspace_survives_a_stop() -> Result<(), Failure> {
@@ -117,33 +118,75 @@ async fn files_of_the_adapter_are_private() -> Result<(), Failure> {
     Ok(())
 }
 
-/// Names the folder in which [`creates_a_sandbox`] is killed.
+/// Names the folder in which [`sandboxes_come_and_go`] runs until it is killed.
 const KILLED_IN: &str = "TEST_KILLED_IN";
+/// Moments at which the adapter is killed, from the beginning of a creation to the end of a removal.
+const DEATHS: u32 = 16;
+/// Time between two such moments.
+const STEP: Duration = Duration::from_millis(3);
 
 #[tokio::test]
-async fn creates_a_sandbox() -> Result<(), Failure> {
+async fn sandboxes_come_and_go() -> Result<(), Failure> {
     let Some(folder) = std::env::var_os(KILLED_IN) else {
-        Machine::new().create(|_| {}).await?;
-        return Ok(());
+        let machine = Machine::new();
+        let id = machine.create(|_| {}).await?;
+        return Ok(machine.engine().remove(&id).await?);
     };
     let engine = crate::machine::open(&crate::machine::config(Path::new(&folder)));
-    let spec = ContainerSpec::new(SandboxId::parse("s-1")?, fresh(), Image::Host);
-    engine.create(&spec).await?;
-    rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL)?;
-    unreachable!("killed");
+    loop {
+        let spec = ContainerSpec::new(SandboxId::parse("s-1")?, fresh(), Image::Host);
+        engine.create(&spec).await?;
+        fs::write(Path::new(&folder).join("created"), "")?;
+        engine.remove(&spec.incarnation).await?;
+    }
+}
+
+/// Starts that test in a process of its own, and kills it as soon as this is true.
+fn killed(folder: &Path, mut is_time: impl FnMut() -> bool) -> Result<(), Failure> {
+    let mut adapter = std::process::Command::new(std::env::current_exe()?)
+        .args(["--exact", "restarts::sandboxes_come_and_go"])
+        .env(KILLED_IN, folder)
+        .stdout(std::process::Stdio::null())
+        .spawn()?;
+    while !is_time() {
+        assert_eq!(adapter.try_wait()?, None);
+        std::thread::yield_now();
+    }
+    adapter.kill()?;
+    adapter.wait()?;
+    Ok(())
 }
 
 #[tokio::test]
 async fn sandbox_survives_the_death_of_the_adapter() -> Result<(), Failure> {
-    use std::os::unix::process::ExitStatusExt as _;
-    let folder = tempfile::tempdir()?;
-    let killed = std::process::Command::new(std::env::current_exe()?)
-        .args(["--exact", "restarts::creates_a_sandbox"])
-        .env(KILLED_IN, folder.path())
-        .output()?;
-    assert_eq!(killed.status.signal(), Some(9), "{}", String::from_utf8_lossy(&killed.stdout));
-    let machine = Machine::at(folder);
-    let [sandbox] = machine.engine().list().await?.try_into().unwrap();
-    assert_eq!(machine.text(&sandbox.incarnation, "echo alive").await?, "alive");
-    testkit::engine::suite::remove_all(&machine).await
+    // Killed between the two, most of the time.
+    for _ in 0..DEATHS {
+        let folder = tempfile::tempdir()?;
+        let created = folder.path().join("created");
+        killed(folder.path(), || created.exists())?;
+        let machine = Machine::at(folder);
+        let found = machine.engine().list().await?;
+        if let Some(sandbox) = found.first().filter(|sandbox| sandbox.state == ContainerState::Running) {
+            assert_eq!(machine.text(&sandbox.incarnation, "echo alive").await?, "alive");
+            return remove_all(&machine).await;
+        }
+    }
+    panic!("the adapter was never killed in time");
+}
+
+#[tokio::test]
+async fn death_at_any_moment_leaves_only_what_is_listed() -> Result<(), Failure> {
+    for death in 0..DEATHS {
+        let folder = tempfile::tempdir()?;
+        let run = folder.path().join("state/run");
+        let is_begun = || fs::read_dir(&run).is_ok_and(|mut entries| entries.next().is_some());
+        let mut begun = None;
+        killed(folder.path(), || {
+            let began = begun.or_else(|| is_begun().then(Instant::now));
+            begun = began;
+            began.is_some_and(|began| began.elapsed() >= STEP * death)
+        })?;
+        remove_all(&Machine::at(folder)).await?;
+    }
+    Ok(())
 }
