@@ -1,4 +1,4 @@
-//! Measures the engine on this machine: `cargo run --release -p namespaces --example figures [FOLDER]`.
+//! Measures the engine on this machine: `cargo run --release -p namespaces --features machine --example figures [FOLDER]`.
 //!
 //! Creation ends when the supervisor has answered. Two at a time: creations and removals by two tasks.
 

@@ -82,7 +82,7 @@ async fn only_workspace_and_memory_can_be_written() -> Result<(), Failure> {
     for user in [1_000, 0] {
         let id = machine.create(|spec| spec.user = user).await?;
         for folder in READ_ONLY {
-            machine.text(&id, &format!("! touch {folder}/x 2>/dev/null")).await?;
+            machine.text(&id, &format!("! touch {folder}/written-by-a-test 2>/dev/null")).await?;
         }
         for folder in ["/workspace", "/tmp", "/dev/shm"] {
             machine.text(&id, &format!("touch {folder}/x && test -O {folder}/x")).await?;
