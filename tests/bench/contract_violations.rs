@@ -4,7 +4,7 @@ use crate::tool::{TRANSPORTS, Transport, claim, claim_command, ports};
 use async_trait::async_trait;
 use bench::claim::command;
 use bytes::Bytes;
-use contract::{AllocateRequest, Allocation, Fault, FaultCode, Outcome, Verb};
+use contract::{AllocateRequest, Allocation, Fault, FaultCode, Outcome, Verb, WorkerRole};
 use harness::rig::{Plan, Rig};
 use parking_lot::Mutex;
 use ports::bus::{Answer, BusError, Handler, Request, Serve};
@@ -104,7 +104,8 @@ impl FaultyFleet {
         let stop = CancellationToken::new();
         let stopping = stop.clone();
         let worker = Arc::new(FaultyWorker { violation, next: AtomicU64::new(0), leases: Mutex::default() });
-        let serving = tokio::spawn(async move { bus.serve(worker, 64, stopping).await });
+        let serving =
+            tokio::spawn(async move { bus.serve(WorkerRole::Allocator, worker, 64, stopping).await });
         // The ingress waits for a worker to appear, so a first claim shows that it has.
         assert_eq!(rig.api.allocate("first").await.status, 201);
         Self { rig, stop, serving }

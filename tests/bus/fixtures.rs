@@ -4,7 +4,7 @@ use crate::engines::{Bus, World};
 use crate::manual_worker::{RequestInbox, RunInbox, WorkInbox, manual_worker};
 use bytes::Bytes;
 use contract::RunStatus;
-use contract::{DeletionWork, Report, SweepReport, TickKind, Verb};
+use contract::{DeletionWork, Report, SweepReport, TickKind, Verb, WorkerRole};
 use harness::wait::{TIMEOUT, eventually};
 use ports::bus::{Answer, BusError, Context, Reply, RequestError};
 use ports::clock::{Clock as _, SystemClock};
@@ -102,7 +102,7 @@ pub(crate) fn serve(bus: &Arc<dyn Bus>, in_flight_max: usize) -> (RequestInbox, 
     let (handler, inbox) = manual_worker();
     let running = run(|stop| {
         let bus = Arc::clone(bus);
-        async move { bus.serve(handler, in_flight_max, stop).await }
+        async move { bus.serve(WorkerRole::Allocator, handler, in_flight_max, stop).await }
     });
     (inbox, running)
 }

@@ -3,7 +3,7 @@
 use crate::fixtures::{answer, context, report, work};
 use crate::manual_worker::WorkInbox;
 use bytes::Bytes;
-use contract::{ParkedDeletion, TickKind, Verb};
+use contract::{ParkedDeletion, TickKind, Verb, WorkerRole};
 use domain::UnixSeconds;
 use ports::bus::{
     Admission, Announced, CallOutcome, DeletionQueue as _, Deletions as _, ProviderThrottle as _,
@@ -225,7 +225,7 @@ async fn lost_request_times_out() {
     let (handler, mut inbox) = crate::manual_worker::manual_worker();
     tokio::spawn({
         let bus = bus.clone();
-        async move { bus.serve(handler, 4, CancellationToken::new()).await }
+        async move { bus.serve(WorkerRole::Allocator, handler, 4, CancellationToken::new()).await }
     });
     settle().await;
     for loss in [Loss::Message, Loss::Answer] {
@@ -253,7 +253,7 @@ async fn deadline_uses_the_manual_clock() {
         crate::manual_worker::manual_worker::<ports::bus::Request, ports::bus::Answer>();
     tokio::spawn({
         let bus = bus.clone();
-        async move { bus.serve(handler, 4, CancellationToken::new()).await }
+        async move { bus.serve(WorkerRole::Allocator, handler, 4, CancellationToken::new()).await }
     });
     settle().await;
     let deadline_ms = Some(clock.now_ms() + 1_000);
@@ -277,7 +277,9 @@ async fn the_same_seed_picks_the_same_workers() {
                 let (handler, inbox) =
                     crate::manual_worker::manual_worker::<ports::bus::Request, ports::bus::Answer>();
                 let bus = bus.clone();
-                tokio::spawn(async move { bus.serve(handler, 100, CancellationToken::new()).await });
+                tokio::spawn(async move {
+                    bus.serve(WorkerRole::Allocator, handler, 100, CancellationToken::new()).await
+                });
                 inbox
             })
             .collect();

@@ -3,7 +3,7 @@
 use crate::engines::Engine;
 use crate::fixtures::{SHORT, answer, ask, ask_later, context, in_ms, serve, until};
 use bytes::Bytes;
-use contract::{Fault, FaultBody, FaultCode, Outcome, Principal, Role, Scope, Verb};
+use contract::{Fault, FaultBody, FaultCode, Outcome, Principal, Role, Scope, Verb, WorkerRole};
 use domain::{Actor, PoolName};
 use harness::wait::TIMEOUT;
 use ports::bus::{Answer, Attempt, Context, RequestError};
@@ -43,7 +43,7 @@ pub(crate) async fn fault_carries_its_code_and_request_id(engine: Engine) {
 pub(crate) async fn worker_receives_the_verb_and_context(engine: Engine) {
     let world = engine.world().await;
     let (mut inbox, _running) = serve(&world.bus, 4);
-    for verb in Verb::iter() {
+    for verb in Verb::of(WorkerRole::Allocator) {
         let sent = Context {
             request_id: format!("r-{}", verb.as_str()),
             deadline_ms: Some(in_ms(TIMEOUT)),

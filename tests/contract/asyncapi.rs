@@ -93,7 +93,7 @@ fn every_verb_is_an_operation_with_a_reply_and_faults() {
         assert_eq!(operation["summary"], what.as_str(), "{verb:?}");
         let tag = if who.starts_with("anybody") { "lab" } else { "operator" };
         assert_eq!(operation["tags"][0]["name"], tag, "{verb:?}");
-        assert_eq!(operation["bindings"]["nats"]["queue"], code.allocator_group(), "{verb:?}");
+        assert_eq!(operation["bindings"]["nats"]["queue"], verb.role().service(), "{verb:?}");
         let reply = &operation["reply"];
         assert!(reply["address"]["location"].as_str().unwrap().starts_with("$message.header#/"));
         let messages = reply["messages"].as_array().unwrap();

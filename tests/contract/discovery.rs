@@ -9,7 +9,6 @@ use harness::servers::nats_client;
 use harness::wait::TIMEOUT;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
-use strum::IntoEnumIterator as _;
 use tokio::time::timeout;
 
 /// Sends a request to a subject and collects that number of answers from this fleet's allocators.
@@ -94,9 +93,9 @@ async fn replies_follow_the_nats_service_api() {
         let served: BTreeSet<_> =
             info.endpoints.into_iter().map(|one| (one.name, one.subject, one.queue_group)).collect();
         let subjects = rig.bus.subjects();
-        let group = subjects.allocator_group();
-        let verbs =
-            Verb::iter().map(|verb| (verb.as_str().to_owned(), subjects.request(verb), group.to_owned()));
+        let group = ALLOCATOR_SERVICE;
+        let verbs = Verb::of(WorkerRole::Allocator)
+            .map(|verb| (verb.as_str().to_owned(), subjects.request(verb), group.to_owned()));
         assert_eq!(served, verbs.collect());
     }
     for answer in ask(&rig, "$SRV.STATS", 2).await {

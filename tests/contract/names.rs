@@ -81,7 +81,6 @@ fn every_naming_function_is_compared() {
         "pool_of_consumer",
         "pool_of_work",
         "bucket",
-        "allocator_group",
         // Named in the prose under the table of streams, and in the section about events.
         "deletion_any",
         "events_of",
@@ -117,7 +116,8 @@ fn service_queue_group_and_bucket_match_the_code() {
         of_kind("Service", "service"),
         WorkerRole::iter().map(WorkerRole::service).collect::<Vec<_>>()
     );
-    assert_eq!(of_kind("Service", "queue group"), [code.allocator_group()]);
+    let groups: BTreeSet<_> = Verb::iter().map(|verb| verb.role().service().to_owned()).collect();
+    assert_eq!(of_kind("Service", "queue group").into_iter().collect::<BTreeSet<_>>(), groups);
     assert_eq!(of_kind("Bucket and keys", "bucket"), [code.bucket()]);
     let blue = Subjects::with_prefix("blue").unwrap();
     for name in [blue.deletions_stream(), blue.bucket()] {

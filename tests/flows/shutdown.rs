@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use contract::Verb;
+use contract::{Verb, WorkerRole};
 use domain::StateName;
 use harness::rig::Plan;
 use harness::wait::{TIMEOUT, eventually};
@@ -36,7 +36,7 @@ async fn stopping_worker_loses_no_request() {
     let plan = Plan::new(1).counts(|counts| counts.allocators = 0);
     let rig = plan.start_unsynced().await;
     let serve = |bus: nats::NatsBus, stop: CancellationToken| {
-        tokio::spawn(async move { bus.serve(Arc::new(Slow), 1_024, stop).await })
+        tokio::spawn(async move { bus.serve(WorkerRole::Allocator, Arc::new(Slow), 1_024, stop).await })
     };
     let stays = CancellationToken::new();
     let staying = serve(rig.another_bus().await, stays.clone());

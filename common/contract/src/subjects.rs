@@ -1,13 +1,15 @@
 //! Every subject, stream, consumer and bucket name of the fleet. `nats/README.md` lists the same ones, by test.
 
+use super::fleet::WorkerRole;
 use super::ticks::TickKind;
 use domain::{Cause, PoolName, SandboxId};
+use strum::IntoEnumIterator as _;
 
 /// What a fleet's subjects begin with unless another prefix is configured.
 pub const DEFAULT_PREFIX: &str = "sandbox";
 /// Version of the request contract, second token of its subjects.
 pub const REQUEST_VERSION: &str = "v1";
-/// Name of the NATS service (micro) that answers requests, and of its queue group.
+/// Name of the NATS service (micro) of the allocators, and of their queue group.
 pub const ALLOCATOR_SERVICE: &str = "sandbox-allocator";
 /// Stands for the pool where unreadable messages are parked.
 pub const UNREADABLE: &str = "_unreadable";
@@ -18,7 +20,7 @@ const REAPER_CONSUMER_PREFIX: &str = "reaper-";
 /// Durable consumer of the deletion work of all pools, as former builds made it.
 pub const OLD_REAPER_CONSUMER: &str = "reaper";
 
-/// A request that an allocator answers.
+/// A request that a worker answers.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, Hash, strum::IntoStaticStr, strum::EnumIter, strum::EnumCount,
 )]
@@ -94,6 +96,17 @@ impl Verb {
     #[must_use]
     pub fn as_str(self) -> &'static str {
         self.into()
+    }
+
+    /// The role that answers it. Its service is the queue group.
+    #[must_use]
+    pub const fn role(self) -> WorkerRole {
+        WorkerRole::Allocator
+    }
+
+    /// The verbs that a role answers.
+    pub fn of(role: WorkerRole) -> impl Iterator<Item = Self> {
+        Self::iter().filter(move |verb| verb.role() == role)
     }
 
     /// Whether the request is answered on a table that was put back to an earlier time: it changes nothing, or takes
@@ -340,12 +353,6 @@ impl Subjects {
     #[must_use]
     pub fn bucket(&self) -> String {
         if self.prefix == DEFAULT_PREFIX { "broker".to_owned() } else { format!("broker-{}", self.prefix) }
-    }
-
-    /// Queue group of the allocators.
-    #[must_use]
-    pub fn allocator_group(&self) -> &'static str {
-        ALLOCATOR_SERVICE
     }
 
     // The default fleet has the plain names of the manual; any other carries its prefix, because streams

@@ -1,6 +1,6 @@
 //! Discovery: what `nats micro ls`, `info`, `stats` and `ping` show about a worker (the NATS service API, ADR-32).
 //!
-//! Every role answers; only an allocator serves what its endpoints name. Only `$SRV.>` is handled here. Requests are
+//! Every role answers; the endpoints of a role that serves requests are its verbs. Only `$SRV.>` is handled here. Requests are
 //! served by a separate loop, because the library's service type loses requests when it stops.
 
 use super::{NatsBus, failed};
@@ -18,7 +18,6 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
-use strum::IntoEnumIterator as _;
 use tokio_util::sync::CancellationToken;
 
 /// Version of the service, as discovery shows it.
@@ -189,17 +188,17 @@ fn answer(
     }
 }
 
-/// The endpoints of a role: for an allocator one per verb, for any other role a single one, named after its source of
-/// work.
+/// The endpoints of a role: one for each verb that it answers; for a role that answers none a single one, named after its
+/// source of work.
 fn endpoints(role: WorkerRole, subjects: &Subjects) -> Vec<(EndpointName, Option<Verb>)> {
     let subject = match role {
         WorkerRole::Allocator => {
             let of_verb = |verb: Verb| EndpointName {
                 name: verb.as_str(),
                 subject: subjects.request(verb),
-                queue_group: subjects.allocator_group(),
+                queue_group: role.service(),
             };
-            return Verb::iter().map(|verb| (of_verb(verb), Some(verb))).collect();
+            return Verb::of(role).map(|verb| (of_verb(verb), Some(verb))).collect();
         }
         WorkerRole::Ingress => subjects.request_all(),
         WorkerRole::Reaper => subjects.deletion_work_all(),

@@ -9,7 +9,7 @@ use super::{NatsBus, failed};
 use async_nats::client::PublishErrorKind;
 use async_nats::{HeaderMap, Message, Subject, Subscriber};
 use async_trait::async_trait;
-use contract::{Fault, FaultCode, NotUnderstood, Principal, Verb, headers};
+use contract::{Fault, FaultCode, NotUnderstood, Principal, Verb, WorkerRole, headers};
 use futures_util::StreamExt as _;
 use ports::bus::intake::{self, one_line};
 use ports::bus::{Answer, Attempt, BusError, Context, Dropped, Handler, Request, Serve};
@@ -17,7 +17,6 @@ use ports::clock::Clock;
 use runtime::server_time::ServerTime;
 use std::sync::Arc;
 use std::time::Duration;
-use strum::IntoEnumIterator as _;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -44,6 +43,7 @@ struct Server {
 impl Serve for NatsBus {
     async fn serve(
         &self,
+        role: WorkerRole,
         handler: Arc<dyn Handler>,
         in_flight_max: usize,
         stop: CancellationToken,
@@ -54,13 +54,12 @@ impl Serve for NatsBus {
             permits: Arc::new(Semaphore::new(in_flight_max)),
             running: TaskTracker::new(),
         });
-        let group = self.config.subjects.allocator_group();
         let mut loops = JoinSet::new();
-        for verb in Verb::iter() {
+        for verb in Verb::of(role) {
             let subject = self.config.subjects.request(verb);
             let subscriber = self
                 .client
-                .queue_subscribe(subject, group.to_owned())
+                .queue_subscribe(subject, role.service().to_owned())
                 .await
                 .map_err(failed("subscribe to requests"))?;
             loops.spawn(Arc::clone(&server).answer_all(verb, subscriber, stop.clone()));

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use contract::{
     Census, DeletionWork, DeletionsStatus, Event, Fault, Outcome, ParkedDeletion, Pause, ProvisionWork,
-    Report, RunReport, TickKind, TickOrder, Verb,
+    Report, RunReport, TickKind, TickOrder, Verb, WorkerRole,
 };
 use domain::{PoolName, SandboxId, UnixSeconds, Version};
 use std::time::Duration;
@@ -178,10 +178,11 @@ pub trait Runner: Send + Sync {
 /// The worker's side of requests.
 #[async_trait]
 pub trait Serve: Send + Sync {
-    /// Serves every verb, at most `in_flight_max` requests at once (a further one gets *busy*), until `stop`. Then it
-    /// takes no more, finishes what it has, and returns without losing a request.
+    /// Serves every verb of `role`, at most `in_flight_max` requests at once (a further one gets *busy*), until `stop`.
+    /// Then it takes no more, finishes what it has, and returns without losing a request.
     async fn serve(
         &self,
+        role: WorkerRole,
         handler: std::sync::Arc<dyn Handler>,
         in_flight_max: usize,
         stop: CancellationToken,

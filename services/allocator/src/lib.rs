@@ -39,7 +39,7 @@ use admission::Permit;
 use async_trait::async_trait;
 use bytes::Bytes;
 use contract::bounds::Bounded;
-use contract::{Fault, FaultCode, Verb};
+use contract::{Fault, FaultCode, Verb, WorkerRole};
 use domain::{PoolName, ProviderName};
 use ports::bus::{
     Answer, BusError, CensusStore, DeletionControl, Deletions, Dropped, Handler, Request, Serve, SwitchCache,
@@ -205,7 +205,8 @@ impl Allocator {
             let recorder_stop = recorder_stop.clone();
             async move { recorder.publish_until(recorder_stop).await }
         });
-        let served = bus.serve(Arc::clone(&allocator) as Arc<dyn Handler>, HELD_MAX, stop).await;
+        let handler = Arc::clone(&allocator) as Arc<dyn Handler>;
+        let served = bus.serve(WorkerRole::Allocator, handler, HELD_MAX, stop).await;
         allocator.announcing.close();
         allocator.announcing.wait().await;
         recorder_stop.cancel();

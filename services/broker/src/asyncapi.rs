@@ -74,7 +74,7 @@ fn document(messages: &[Message], schemas: &Schemas) -> Value {
     let (mut channels, mut operations) = (Map::new(), Map::new());
     for verb in Verb::iter() {
         channels.insert(verb.as_str().to_owned(), verbs::channel(verb, &subjects));
-        operations.insert(verb.as_str().to_owned(), verbs::operation(verb, &subjects));
+        operations.insert(verb.as_str().to_owned(), verbs::operation(verb));
     }
     channels.insert(REPLIES.to_owned(), replies());
     for place in streams::places(&subjects) {

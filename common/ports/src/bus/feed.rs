@@ -93,7 +93,7 @@ pub trait ServiceInfo: Send + Sync {
     /// How much it has in progress; none if the role has no such number.
     fn in_flight(&self) -> Option<u64>;
 
-    /// Requests and failures of a verb since the start, and their total time; for allocators.
+    /// Requests and failures of a verb since the start, and their total time; for a role that answers requests.
     fn counts(&self, _verb: Verb) -> WorkCounts {
         WorkCounts::default()
     }

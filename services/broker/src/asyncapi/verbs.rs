@@ -203,7 +203,7 @@ pub(super) fn channel(verb: Verb, subjects: &Subjects) -> Value {
 }
 
 /// The request of a verb, with all that may come back.
-pub(super) fn operation(verb: Verb, subjects: &Subjects) -> Value {
+pub(super) fn operation(verb: Verb) -> Value {
     let Exchange { summary, asker, .. } = exchange(verb);
     let failures = FaultCode::iter().filter(|code| verb.may_end_in(*code));
     let replies = std::iter::once(reply_name(verb)).chain(failures.map(faults::name));
@@ -216,7 +216,7 @@ pub(super) fn operation(verb: Verb, subjects: &Subjects) -> Value {
         "channel": { "$ref": format!("#/channels/{}", verb.as_str()) },
         "messages": [at(verb.as_str(), &request_name(verb))],
         "tags": [{ "name": tag }],
-        "bindings": { "nats": { "queue": subjects.allocator_group(), "bindingVersion": "0.1.0" } },
+        "bindings": { "nats": { "queue": verb.role().service(), "bindingVersion": "0.1.0" } },
         "reply": {
             "address": {
                 "location": REPLY_TO,

@@ -15,7 +15,6 @@ use ports::bus::{
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
-use strum::IntoEnumIterator as _;
 use tokio_util::sync::CancellationToken;
 
 /// Version that a worker of this bus shows.
@@ -78,7 +77,7 @@ impl Discovery for MemoryBus {
             let shown = inside.services.0.iter().map(|(id, (started, service))| {
                 let role = service.role();
                 let work: BTreeMap<String, WorkView> = match role {
-                    WorkerRole::Allocator => Verb::iter()
+                    WorkerRole::Allocator => Verb::of(role)
                         .map(|verb| (verb.as_str().to_owned(), service.counts(verb).view()))
                         .collect(),
                     _ => [(WORK.to_owned(), WorkCounts::view(&service.total()))].into(),

@@ -3,7 +3,7 @@
 use super::{Broken, Call, Inside, MemoryBus};
 use async_trait::async_trait;
 use bytes::Bytes;
-use contract::Verb;
+use contract::{Verb, WorkerRole};
 use ports::bus::intake;
 use ports::bus::{Answer, BusError, Context, Handler, Reply, Request, RequestError, Requests, Serve};
 use ports::clock::Clock;
@@ -13,16 +13,17 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// The queue group.
+/// The queue groups.
 #[derive(Default)]
 pub(super) struct Members {
     last_number: u64,
     members: Vec<Arc<Member>>,
 }
 
-/// A worker of the group.
+/// A worker of the group of its role.
 struct Member {
     number: u64,
+    role: WorkerRole,
     handler: Arc<dyn Handler>,
     permits: Arc<Semaphore>,
     running: TaskTracker,
@@ -49,7 +50,8 @@ impl Requests for MemoryBus {
         let request = Request { verb, context: Context { request_id, ..context.clone() }, body };
         let (sender, receiver) = oneshot::channel();
         let sent = self.try_call(Call::Request, |inside: &mut Inside, _| {
-            let members = &inside.members.members;
+            let members = inside.members.members.iter().filter(|member| member.role == verb.role());
+            let members: Vec<_> = members.collect();
             let member = members.get(random.below(members.len()))?;
             // Started under the lock: a member that leaves removes itself from the list before it waits.
             member.begin(request, sender);
@@ -86,6 +88,7 @@ impl Requests for MemoryBus {
 impl Serve for MemoryBus {
     async fn serve(
         &self,
+        role: WorkerRole,
         handler: Arc<dyn Handler>,
         in_flight_max: usize,
         stop: CancellationToken,
@@ -94,6 +97,7 @@ impl Serve for MemoryBus {
             inside.members.last_number += 1;
             let member = Arc::new(Member {
                 number: inside.members.last_number,
+                role,
                 handler,
                 permits: Arc::new(Semaphore::new(in_flight_max)),
                 running: TaskTracker::new(),
