@@ -7,6 +7,7 @@ pub mod policy;
 pub mod pools;
 pub mod predecessor;
 pub mod recorder;
+pub mod requests;
 pub mod restored;
 pub mod server_time;
 pub mod settings;

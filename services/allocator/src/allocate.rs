@@ -11,7 +11,7 @@
 use crate::admission::Permit;
 use crate::candidates::{Reserved, Scarcity, Selector};
 use crate::deadline::{Deadline, Late};
-use crate::{Allocator, decode, store_fault};
+use crate::{Allocator, decode, parse_actor, store_fault};
 use contract::{
     Action, AllocateRequest, Allocation, Fault, FaultCode, LabDuration, Outcome, Principal, Target, Verb,
     authorize, headers,
@@ -156,7 +156,7 @@ impl Allocator {
             .transpose()
             .map_err(|problem| Fault::invalid("name_prefix", problem))?;
         let wanted = LabDuration::of_fields(*lab_duration_hours, *lab_duration_minutes);
-        let by = crate::lookup::parse_actor(asked, by.as_deref())?;
+        let by = parse_actor(asked, by.as_deref())?;
         let key = ClaimKey { owner, key };
         let (request, is_only_attempt, selectors) = (None, false, Vec::new());
         let mut claim =

@@ -6,9 +6,8 @@
 //! moment stays. A parked deletion always stays: its sandbox was used, and only the provider's answer to a replay can
 //! show that it is gone.
 
-use crate::deletions::parse_operator;
-use crate::listing::{Which, page_limit};
-use crate::{Allocator, decode};
+use crate::listing::Which;
+use crate::{Allocator, decode, page_limit, parse_operator};
 use contract::{
     BulkDeleteOutcome, BulkDeleteReply, BulkDeleteRequest, Fault, FaultCode, SandboxStatus, Scope,
 };

@@ -3,9 +3,8 @@
 //! A replay has three steps: write `pending_deletion` to the table, announce the work, remove the parked copy. The
 //! first one decides. A repeat or the sweep completes whatever is interrupted after it.
 
-use crate::{Allocator, decode, store_fault};
+use crate::{Allocator, decode, page_limit, parse_operator, store_fault};
 use contract::deletions::unreadable_sequence;
-use contract::queue::PAGE_LIMIT_MAX;
 use contract::subjects::UNREADABLE;
 use contract::{
     DeletionRequest, DeletionView, DeletionWork, Fault, FaultCode, HistoryView, KeyRequest, ParkedReply,
@@ -20,12 +19,8 @@ use runtime::telemetry::Chain;
 
 mod queue;
 
-/// Entries per page by default.
-const PAGE_LIMIT_DEFAULT: u32 = 50;
 /// Concurrent replays of one request.
 const REPLAYS_AT_ONCE_MAX: usize = 8;
-/// The actor if the request names none.
-const DEFAULT_ACTOR: &str = "operator";
 
 /// Which page of the parked deletions.
 struct Which {
@@ -66,10 +61,7 @@ impl Which {
             .map(PoolName::parse)
             .transpose()
             .map_err(|problem| Fault::invalid("pool", problem))?;
-        let limit = match limit.unwrap_or(PAGE_LIMIT_DEFAULT) {
-            limit @ 1..=PAGE_LIMIT_MAX => usize::try_from(limit).unwrap_or(usize::MAX),
-            _ => return Err(Fault::invalid("limit", format!("must be from 1 to {PAGE_LIMIT_MAX}"))),
-        };
+        let limit = page_limit(*limit)?.into();
         Ok(Self { pool, reason: reason.clone(), after: cursor.unwrap_or_default(), limit })
     }
 
@@ -271,14 +263,6 @@ impl Allocator {
             self.ports.deletions.announce(&work).await?;
         }
         Ok(Going::Set(outcome))
-    }
-}
-
-/// The actor of an operator action.
-pub(crate) fn parse_operator(request: &Request, by: Option<&str>) -> Result<Actor, Fault> {
-    match crate::lookup::parse_actor(request, by)? {
-        Some(actor) => Ok(actor),
-        None => Actor::parse(DEFAULT_ACTOR).map_err(|problem| Fault::invalid("by", problem)),
     }
 }
 

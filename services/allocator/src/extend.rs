@@ -1,6 +1,6 @@
 //! Extends a lease. The only length of a lease is its stored end: repeats of the claim return it, and expiry uses it.
 
-use crate::{Allocator, decode, store_fault};
+use crate::{Allocator, decode, parse_actor, store_fault};
 use contract::{Allocation, ExtendRequest, Fault, FaultCode, LabDuration};
 use domain::{
     Actor, DeletionCause, Epoch, Extension, Lease, LeasePolicy, OwnerId, Sandbox, SandboxId, State,
@@ -75,7 +75,7 @@ impl Allocator {
 fn parse_extension(request: &Request) -> Result<Wanted, Fault> {
     let ExtendRequest { sandbox_id, owner, lab_duration_hours, lab_duration_minutes, lease_epoch, by } =
         decode(&request.body)?;
-    let by = crate::lookup::parse_actor(request, by.as_deref())?;
+    let by = parse_actor(request, by.as_deref())?;
     let (id, owner) = crate::lookup::parse_target(request, &sandbox_id, &owner)?;
     let wanted = LabDuration::of_fields(lab_duration_hours, lab_duration_minutes)
         .ok_or_else(|| Fault::invalid("lab_duration_hours", "has to say how long the lease is to last"))?;

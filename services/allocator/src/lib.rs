@@ -39,7 +39,7 @@ use admission::Permit;
 use async_trait::async_trait;
 use bytes::Bytes;
 use contract::bounds::Bounded;
-use contract::{Fault, FaultCode, Verb, WorkerRole};
+use contract::{Fault, Verb, WorkerRole};
 use domain::{PoolName, ProviderName};
 use ports::bus::{
     Answer, BusError, CensusStore, DeletionControl, Deletions, Dropped, Handler, Request, Serve, SwitchCache,
@@ -52,9 +52,10 @@ use ports::store::{Store, StoreError};
 use runtime::policy::read_tombstone_kept;
 use runtime::pools::PoolWatch;
 use runtime::recorder::Recorder;
+use runtime::requests::{
+    self, encode, not_expected, page_limit, parse_actor, parse_operator, plain, store_fault,
+};
 use runtime::settings::Settings;
-use runtime::telemetry::Chain;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -68,8 +69,6 @@ pub use metrics::Metrics;
 
 /// Deadline of a request whose caller set none.
 pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(5);
-/// After the first few, one warning per this number of dropped requests of a verb.
-const DROPPED_PER_WARNING: u64 = 1_000;
 /// A call to the store may take a second, and a claim makes two; without overload they take far less than this.
 const LATENCY_TARGET_DEFAULT_MS: u64 = 300;
 /// Requests in one allocator, waiting or running.
@@ -287,88 +286,21 @@ impl Handler for Allocator {
             }
             Err(fault) => Answer { outcome: None, body: Err(fault) },
         };
-        let code = answer.body.as_ref().err().map(|fault| fault.code);
-        debug_assert!(
-            code.is_none_or(|code| request.verb.may_end_in(code)),
-            "the contract of {:?} does not know {code:?}",
-            request.verb
-        );
-        self.metrics.answered(request.verb, answer.outcome, code, started.elapsed());
+        self.metrics.answered(request.verb, &answer, started.elapsed());
         answer
     }
 
     fn dropped(&self, verb: Verb, request_id: &str, why: Dropped) {
-        let count = self.metrics.dropped(verb, why);
-        // A single dropped request is a caller that left; many mean a wrong clock or overload, and one line suffices.
-        let is_shown = count.is_power_of_two() || count.is_multiple_of(DROPPED_PER_WARNING);
-        let (verb, reason) = (verb.as_str(), why.as_str());
-        if is_shown {
-            tracing::warn!(
-                request.id = request_id,
-                request.verb = verb,
-                reason,
-                count,
-                "requests were dropped"
-            );
-        } else {
-            tracing::debug!(request.id = request_id, request.verb = verb, reason, "a request was dropped");
-        }
+        self.metrics.dropped(verb, request_id, why);
     }
-}
-
-fn plain<T: Serialize>(result: Result<T, Fault>) -> Answer {
-    Answer { outcome: None, body: result.and_then(|body| encode(&body)) }
-}
-
-fn encode<T: Serialize>(body: &T) -> Result<Bytes, Fault> {
-    serde_json::to_vec(body).map(Bytes::from).map_err(|error| {
-        tracing::error!(%error, "a reply cannot be encoded");
-        Fault::new(FaultCode::InternalError, "the answer could not be written")
-    })
 }
 
 fn decode<T: DeserializeOwned>(body: &Bytes) -> Result<T, Fault> {
-    // serde would read a list as the fields in their order, which the contract does not promise.
-    if body.trim_ascii_start().first() != Some(&b'{') {
-        return Err(Fault::invalid("the body", "is not the expected JSON object"));
-    }
     if !Bounded::<()>::may_bound(body) {
-        return serde_json::from_slice(body).map_err(not_expected);
+        return requests::decode(body);
     }
     // The scope of the caller, which was enforced already, is no part of the request itself.
-    let mut fields: serde_json::Map<String, serde_json::Value> =
-        serde_json::from_slice(body).map_err(not_expected)?;
+    let mut fields: serde_json::Map<String, serde_json::Value> = requests::decode(body)?;
     fields.remove(Bounded::<()>::FIELD);
     serde_json::from_value(fields.into()).map_err(not_expected)
-}
-
-#[expect(clippy::needless_pass_by_value, reason = "for `map_err`")]
-fn not_expected(error: serde_json::Error) -> Fault {
-    Fault::invalid("the body", format!("is not the expected JSON object: {error}"))
-}
-
-/// The fault for an error of the store, which is logged here.
-fn store_fault(request: &Request, error: &StoreError) -> Fault {
-    tracing::error!(
-        request.id = request.context.request_id,
-        request.verb = request.verb.as_str(),
-        error = %Chain(error),
-        "the store failed"
-    );
-    match error {
-        StoreError::Throttled { .. } => Fault::new(
-            FaultCode::StoreThrottled,
-            "the table has more to do than it is provisioned for; repeat with the same key",
-        ),
-        StoreError::Unavailable { .. } => {
-            Fault::new(FaultCode::StoreUnavailable, "the table does not answer; repeat with the same key")
-        }
-        StoreError::Disk { .. } => Fault::new(
-            FaultCode::StoreUnavailable,
-            "the table takes no writes: its disk is full or fails; repeat with the same key",
-        ),
-        StoreError::Corrupt { .. } => {
-            Fault::new(FaultCode::InternalError, "a record in the table cannot be read")
-        }
-    }
 }

@@ -5,8 +5,7 @@
 //! shown once. Tombstones are in no index; their list is a scan. What one request may read is bounded; then it answers
 //! with what it found, and where to go on.
 
-use crate::{Allocator, decode, store_fault};
-use contract::queue::PAGE_LIMIT_MAX;
+use crate::{Allocator, decode, page_limit, store_fault};
 use contract::{
     Fault, RecordRequest, RecordView, SandboxEntry, SandboxStatus, SandboxesReply, SandboxesRequest, Scope,
 };
@@ -22,8 +21,6 @@ mod places;
 
 use places::Place;
 
-/// Entries of one page unless the caller says.
-const PAGE_LIMIT_DEFAULT: u32 = 50;
 /// Reads of one request: more than a few pools have parts, so that a small fleet is shown at once.
 const READS_OF_REQUEST_MAX: usize = 256;
 /// Sandboxes that one request reads, wanted or not. Beyond it a filter that fits few of a large pool takes more pages.
@@ -317,14 +314,6 @@ fn listed_states(status: Option<&SandboxStatus>, kinds: &[PoolKind]) -> Result<V
     match status.known() {
         Some(state) => Ok(vec![state]),
         None => Err(Fault::invalid("status", format!("must be one of {}", contract::names::<StateName>()))),
-    }
-}
-
-/// The number of entries of a page, checked.
-pub(crate) fn page_limit(limit: Option<u32>) -> Result<u16, Fault> {
-    match limit.unwrap_or(PAGE_LIMIT_DEFAULT) {
-        limit @ 1..=PAGE_LIMIT_MAX => Ok(u16::try_from(limit).unwrap_or(u16::MAX)),
-        _ => Err(Fault::invalid("limit", format!("must be from 1 to {PAGE_LIMIT_MAX}"))),
     }
 }
 

@@ -5,7 +5,7 @@ use contract::{
     Action, Census, Counted, CountedBy, DeletionsStatus, Fault, FaultCode, HealthReply, LabDuration,
     PoolStats, SandboxRequest, SandboxView, StatsReply, Target, authorize,
 };
-use domain::{Actor, OwnerId, PoolName, SandboxId, StateName};
+use domain::{OwnerId, PoolName, SandboxId, StateName};
 use ports::bus::Request;
 use ports::store::{SortRange, StateQuery, StoreError};
 use runtime::telemetry::Chain;
@@ -150,16 +150,6 @@ pub(crate) fn parse_owner(request: &Request, owner: &str) -> Result<OwnerId, Fau
     let owner = OwnerId::parse(owner).map_err(|problem| Fault::invalid("owner", problem))?;
     authorize(principal, Action::Ask(request.verb), Target { pool: None, owner: Some(&owner) })?;
     Ok(owner)
-}
-
-/// The actor for the history: the principal, or the one in the body of a direct caller or an ingress of a former build;
-/// none if the request names none.
-pub(crate) fn parse_actor(request: &Request, by: Option<&str>) -> Result<Option<Actor>, Fault> {
-    if let Some(actor) = request.context.principal.actor() {
-        return Ok(Some(actor));
-    }
-    let by = by.map(str::trim).filter(|by| !by.is_empty());
-    by.map(Actor::parse).transpose().map_err(|problem| Fault::invalid("by", problem))
 }
 
 /// Validates the sandbox and the owner of a request.

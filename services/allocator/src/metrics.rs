@@ -1,25 +1,19 @@
 //! The metrics of an allocator: every name, help text, label and bucket.
 
-use contract::{BulkDeleteOutcome, FaultCode, Outcome, Verb, WorkerRole};
+use contract::{BulkDeleteOutcome, Verb, WorkerRole};
 use parking_lot::{Mutex, MutexGuard};
-use ports::bus::{Dropped, ServiceInfo, WorkCounts};
-use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+use ports::bus::{Answer, Dropped, ServiceInfo, WorkCounts};
+use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 use runtime::metrics::{Collectors, InFlight, UnderWay, gauge_value, register_all};
-use std::collections::HashMap;
+use runtime::requests::Answered;
 use std::sync::Arc;
 use std::time::Duration;
 use strum::IntoEnumIterator as _;
 
-/// From half a millisecond (a good claim on a local table takes about one) to the longest deadline.
-const LATENCY_BUCKETS_SECONDS: [f64; 14] =
-    [0.0005, 0.001, 0.002, 0.004, 0.008, 0.015, 0.03, 0.06, 0.125, 0.25, 0.5, 1.0, 5.0, 10.0];
-
 /// The metrics of all allocators of a process, and the counts of the worker of this handle.
 #[derive(Clone, Debug)]
 pub struct Metrics {
-    requests: IntCounterVec,
-    dropped: IntCounterVec,
-    latency: HistogramVec,
+    requests: Answered,
     lost_races: IntCounter,
     late_writes: IntCounter,
     candidate_rounds: IntCounter,
@@ -52,7 +46,6 @@ pub(crate) enum Refused {
 /// Counts of one worker. Discovery asks each worker for its own, and the caller adds them up.
 #[derive(Debug, Default)]
 struct Worker {
-    verbs: HashMap<Verb, WorkCounts>,
     lost_races: u64,
     candidate_rounds: u64,
 }
@@ -67,22 +60,7 @@ impl Metrics {
     pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
         let load = Load::new()?;
         let metrics = Self {
-            requests: IntCounterVec::new(
-                Opts::new("broker_allocator_requests_total", "Requests answered, by verb and outcome"),
-                &["verb", "outcome"],
-            )?,
-            dropped: IntCounterVec::new(
-                Opts::new(
-                    "broker_allocator_requests_dropped_total",
-                    "Requests dropped because their caller has stopped waiting, by verb and reason: late (too long in transit), expired (too long in this process)",
-                ),
-                &["verb", "reason"],
-            )?,
-            latency: HistogramVec::new(
-                HistogramOpts::new("broker_allocator_request_seconds", "Time to answer a request, by verb")
-                    .buckets(LATENCY_BUCKETS_SECONDS.to_vec()),
-                &["verb"],
-            )?,
+            requests: Answered::new(WorkerRole::Allocator)?,
             lost_races: IntCounter::new(
                 "broker_allocator_lost_races_total",
                 "Claims that lost their candidate and continued with another one",
@@ -122,8 +100,6 @@ impl Metrics {
     pub fn collectors(&self) -> Collectors {
         let Self {
             requests,
-            dropped,
-            latency,
             lost_races,
             late_writes,
             candidate_rounds,
@@ -133,10 +109,7 @@ impl Metrics {
             worker: _,
             in_flight: _,
         } = self.clone();
-        vec![
-            Box::new(requests),
-            Box::new(dropped),
-            Box::new(latency),
+        let others: Collectors = vec![
             Box::new(lost_races),
             Box::new(late_writes),
             Box::new(candidate_rounds),
@@ -146,7 +119,8 @@ impl Metrics {
             Box::new(waiting),
             Box::new(in_flight),
             Box::new(refused),
-        ]
+        ];
+        requests.collectors().into_iter().chain(others).collect()
     }
 
     /// The metrics of admission.
@@ -158,7 +132,12 @@ impl Metrics {
     #[must_use]
     pub fn of_another_worker(&self) -> Self {
         let in_flight = self.in_flight.of_another_worker();
-        Self { worker: Arc::default(), in_flight, ..self.clone() }
+        Self {
+            requests: self.requests.of_another_worker(),
+            worker: Arc::default(),
+            in_flight,
+            ..self.clone()
+        }
     }
 
     /// Counts a running request until the returned value is dropped.
@@ -189,34 +168,13 @@ impl Metrics {
         self.worker().lost_races += 1;
     }
 
-    /// Counts a dropped request; returns the number of its kind so far.
-    pub(crate) fn dropped(&self, verb: Verb, why: Dropped) -> u64 {
-        let counter = self.dropped.with_label_values(&[verb.as_str(), why.as_str()]);
-        counter.inc();
-        counter.get()
+    /// Counts a dropped request.
+    pub(crate) fn dropped(&self, verb: Verb, request_id: &str, why: Dropped) {
+        self.requests.drop_request(verb, request_id, why);
     }
 
-    pub(crate) fn answered(
-        &self,
-        verb: Verb,
-        outcome: Option<Outcome>,
-        fault: Option<FaultCode>,
-        took: Duration,
-    ) {
-        let text = match (fault, outcome) {
-            (Some(code), _) => code.as_str(),
-            (None, Some(outcome)) => outcome.as_str(),
-            (None, None) => "ok",
-        };
-        self.requests.with_label_values(&[verb.as_str(), text]).inc();
-        self.latency.with_label_values(&[verb.as_str()]).observe(took.as_secs_f64());
-        let mut worker = self.worker();
-        let counts = worker.verbs.entry(verb).or_default();
-        counts.requests += 1;
-        counts.errors += u64::from(fault.is_some());
-        counts.last_error = fault.or(counts.last_error);
-        counts.processing_ns =
-            counts.processing_ns.saturating_add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
+    pub(crate) fn answered(&self, verb: Verb, answer: &Answer, took: Duration) {
+        self.requests.count(verb, answer, took);
     }
 
     fn worker(&self) -> MutexGuard<'_, Worker> {
@@ -280,11 +238,11 @@ impl ServiceInfo for Metrics {
     }
 
     fn counts(&self, verb: Verb) -> WorkCounts {
-        self.worker().verbs.get(&verb).copied().unwrap_or_default()
+        self.requests.counts(verb)
     }
 
     fn further(&self) -> Vec<(String, u64)> {
-        let Worker { lost_races, candidate_rounds, .. } = &*self.worker();
+        let Worker { lost_races, candidate_rounds } = &*self.worker();
         vec![("lost_races".to_owned(), *lost_races), ("candidate_rounds".to_owned(), *candidate_rounds)]
     }
 }
@@ -298,38 +256,12 @@ mod tests {
         let registry = Registry::new();
         let first = Metrics::register(&registry).unwrap();
         let second = first.of_another_worker();
-        let took = Duration::from_millis(2);
-        first.answered(Verb::Allocate, Some(Outcome::Created), None, took);
-        second.answered(Verb::Allocate, None, Some(FaultCode::PoolExhausted), took);
-        second.answered(Verb::Allocate, Some(Outcome::Existing), None, took);
         second.lost_race();
-        let counts = |requests, errors, last_error| WorkCounts {
-            requests,
-            errors,
-            last_error,
-            processing_ns: requests * 2_000_000,
-        };
-        assert_eq!(first.counts(Verb::Allocate), counts(1, 0, None));
-        assert_eq!(second.counts(Verb::Allocate), counts(2, 1, Some(FaultCode::PoolExhausted)));
-        assert_eq!(second.counts(Verb::Get), WorkCounts::default());
         let lost_races = |metrics: &Metrics| metrics.further().first().cloned();
         assert_eq!(lost_races(&first), Some(("lost_races".to_owned(), 0)));
         assert_eq!(lost_races(&second), Some(("lost_races".to_owned(), 1)));
         let _one = first.begin();
         assert_eq!((first.in_flight(), second.in_flight()), (Some(1), Some(0)));
-        assert_eq!(first.latency.with_label_values(&["allocate"]).get_sample_count(), 3);
         assert_eq!(first.lost_races.get(), 1);
-    }
-
-    #[test]
-    fn reading_counts_creates_no_series() {
-        let registry = Registry::new();
-        let metrics = Metrics::register(&registry).unwrap();
-        for verb in Verb::iter() {
-            metrics.counts(verb);
-        }
-        let has_series = |name: &str| registry.gather().iter().any(|family| family.name() == name);
-        assert!(!has_series("broker_allocator_requests_total"));
-        assert!(!has_series("broker_allocator_request_seconds"));
     }
 }

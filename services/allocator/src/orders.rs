@@ -1,8 +1,7 @@
 //! Operator actions: quarantine a sandbox, end its quarantine, or have it deleted. Each is one conditional write that
 //! starts from what was just read, with actor and reason in the history; a repeat finds it done.
 
-use crate::deletions::parse_operator;
-use crate::{Allocator, decode, store_fault};
+use crate::{Allocator, decode, parse_operator, store_fault};
 use contract::{Fault, FaultCode, OrderReply, OrderRequest};
 use domain::{Deletion, DeletionCause, Order, Reason, Sandbox, State, StateName, UnixSeconds};
 use ports::bus::Request;

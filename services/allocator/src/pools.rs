@@ -1,7 +1,6 @@
 //! Operators' requests about pools. The items of the table are the truth; every process follows them within seconds.
 
-use crate::deletions::parse_operator;
-use crate::{Allocator, decode, store_fault};
+use crate::{Allocator, decode, parse_operator, store_fault};
 use contract::pools::{
     LeaseSettings, PoolOrder, PoolRequest, PoolSettings, PoolStatus, PoolView, PoolsReply, PutPoolRequest,
 };

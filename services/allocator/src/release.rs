@@ -1,6 +1,6 @@
 //! Releases a sandbox: one conditional update; everything else happens after the reply.
 
-use crate::{Allocator, decode, store_fault};
+use crate::{Allocator, decode, parse_actor, store_fault};
 use contract::{DeletionWork, Fault, FaultCode, ReleaseReply, ReleaseRequest};
 use domain::{CLOSED_CLAIM_KEPT, Epoch, OwnerId, Sandbox, StateName};
 use ports::bus::Request;
@@ -13,7 +13,7 @@ use std::sync::Arc;
 impl Allocator {
     pub(crate) async fn release(&self, request: &Request) -> Result<ReleaseReply, Fault> {
         let ReleaseRequest { sandbox_id, owner, lease_epoch, by } = decode(&request.body)?;
-        let by = crate::lookup::parse_actor(request, by.as_deref())?;
+        let by = parse_actor(request, by.as_deref())?;
         let (id, owner) = crate::lookup::parse_target(request, &sandbox_id, &owner)?;
         let epoch = lease_epoch.map(Epoch::new);
         let now = self.ports.clock.now();

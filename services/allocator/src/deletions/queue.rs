@@ -2,8 +2,8 @@
 //! its progress.
 
 use super::bus_fault;
-use crate::listing::{Which, page_limit};
-use crate::{Allocator, decode, store_fault};
+use crate::listing::Which;
+use crate::{Allocator, decode, page_limit, store_fault};
 use contract::{
     DeletionEntry, DeletionPlace, DeletionTotals, DeletionsReply, DeletionsRequest, Fault, PreCleanView,
     SandboxStatus, Scope,
