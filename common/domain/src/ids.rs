@@ -20,6 +20,8 @@ pub const REQUEST_KEY_BYTES_MAX: usize = 64;
 pub const TEMPLATE_VERSION_BYTES_MAX: usize = 128;
 /// Longest fingerprint of a request, in bytes: SHA-256 in hexadecimal.
 pub const FINGERPRINT_BYTES_MAX: usize = 64;
+/// Longest id of a template, in bytes; with a version it is part of records and claims.
+pub const TEMPLATE_ID_BYTES_MAX: usize = 64;
 /// Longest id at the provider, in bytes.
 pub const EXTERNAL_ID_BYTES_MAX: usize = 512;
 
@@ -187,6 +189,10 @@ text_id!(
 text_id!(
     /// One version of a template, as `<template>@<number>`.
     TemplateVersion, TEMPLATE_VERSION_BYTES_MAX, VISIBLE_ASCII, is_visible_ascii
+);
+text_id!(
+    /// The id of a template: a table key and a path segment.
+    TemplateId, TEMPLATE_ID_BYTES_MAX, TOKEN, is_token
 );
 text_id!(
     /// The displayed name. It is the sort key of a free sandbox, so that a name prefix is a key condition.

@@ -15,6 +15,7 @@ pub mod preparation;
 pub mod provision;
 pub mod sandbox;
 pub mod switch;
+pub mod template;
 pub mod time;
 pub mod transition;
 
@@ -23,7 +24,8 @@ pub use descriptor::{DESCRIPTOR_ENTRIES_MAX, Descriptor, InvalidDescriptor};
 pub use history::{Cause, HISTORY_ENTRIES_MAX, HistoryEntry, Order};
 pub use ids::{
     Actor, Epoch, ExternalId, Fingerprint, IdempotencyKey, InvalidId, LabId, NamePrefix, OwnerId, PoolName,
-    ProviderName, Reason, RequestKey, SandboxId, SandboxName, TemplateVersion, TenantName, Version,
+    ProviderName, Reason, RequestKey, SandboxId, SandboxName, TemplateId, TemplateVersion, TenantName,
+    Version,
 };
 pub use lease::{
     CLOSED_CLAIM_KEPT, Candidate, ClaimKey, ClaimRecord, Extension, Grant, Lease, REQUESTS_KEPT_MAX,
@@ -34,5 +36,6 @@ pub use preparation::{Preparation, PreparationResult, Skip};
 pub use provision::{Creation, Provision};
 pub use sandbox::{InvalidTransition, NewSandbox, STILL_LISTED, Sandbox, State, StateName};
 pub use switch::DeletionSwitch;
+pub use template::{InvalidTemplate, Template, TemplateHead, TemplateSpec};
 pub use time::UnixSeconds;
 pub use transition::{Change, Description, Entry, Guard, LeaseGuard, Transition};
