@@ -19,6 +19,7 @@ mod pools;
 mod races;
 mod stored_items;
 mod tables;
+mod templates;
 mod transitions;
 mod unreadable;
 
@@ -173,6 +174,12 @@ on_every_shared_engine! {
     pools {
         pool_changes_are_conditional_on_the_version,
         two_providers_share_no_identity,
+    }
+    templates {
+        versions_are_written_once_and_conditionally,
+        concurrent_writers_lose_no_version,
+        removed_template_is_not_listed_and_its_numbers_go_on,
+        templates_and_versions_are_listed_in_pages,
     }
 }
 

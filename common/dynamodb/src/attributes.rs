@@ -219,18 +219,35 @@ impl<'a> Fields<'a> {
 
     /// A list of requests; absent means none.
     pub(super) fn requests(self, attribute: &'static str) -> Result<Vec<RequestKey>, StoreError> {
-        let entries = match self.attributes.get(attribute) {
-            None => return Ok(Vec::new()),
-            Some(AttributeValue::L(entries)) => entries,
-            Some(_) => return Err(self.corrupt(attribute, "is not a list")),
-        };
-        let ids = entries.iter().map(|entry| match entry {
-            AttributeValue::S(id) => {
-                RequestKey::parse(id).map_err(|problem| self.corrupt(attribute, problem.to_string()))
-            }
+        let parse =
+            |id| RequestKey::parse(id).map_err(|problem| self.corrupt(attribute, problem.to_string()));
+        self.words(attribute)?.into_iter().map(parse).collect()
+    }
+
+    /// A list of texts; absent means none.
+    pub(super) fn words(self, attribute: &'static str) -> Result<Vec<&'a str>, StoreError> {
+        let words = self.list(attribute)?.iter().map(|entry| match entry {
+            AttributeValue::S(word) => Ok(word.as_str()),
             _ => Err(self.corrupt(attribute, "holds an entry that is not a string")),
         });
-        ids.collect()
+        words.collect()
+    }
+
+    /// A list of small numbers; absent means none.
+    pub(super) fn numbers(self, attribute: &'static str) -> Result<Vec<u16>, StoreError> {
+        let numbers = self.list(attribute)?.iter().map(|entry| {
+            let number = entry.as_n().ok().and_then(|number| number.parse().ok());
+            number.ok_or_else(|| self.corrupt(attribute, "holds an entry that is not a small number"))
+        });
+        numbers.collect()
+    }
+
+    fn list(self, attribute: &'static str) -> Result<&'a [AttributeValue], StoreError> {
+        match self.attributes.get(attribute) {
+            None => Ok(&[]),
+            Some(AttributeValue::L(entries)) => Ok(entries),
+            Some(_) => Err(self.corrupt(attribute, "is not a list")),
+        }
     }
 
     /// A set of texts; absent means empty.

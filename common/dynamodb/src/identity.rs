@@ -33,9 +33,9 @@ const IDENTITY_SORT: &str = "META";
 /// Attempts of a transaction that conflicts with another one.
 const CONFLICT_TRIES_MAX: usize = 4;
 /// DynamoDB's code for a condition of a transaction that does not hold.
-const CONDITION_FAILED: &str = "ConditionalCheckFailed";
+pub(super) const CONDITION_FAILED: &str = "ConditionalCheckFailed";
 /// DynamoDB's code for a conflict with another transaction.
-const CONFLICT: &str = "TransactionConflict";
+pub(super) const CONFLICT: &str = "TransactionConflict";
 
 /// The result of a transaction that writes a sandbox and its identity.
 enum Entered {

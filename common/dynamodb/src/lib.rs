@@ -37,6 +37,7 @@ mod ping;
 mod pools;
 mod switch;
 pub mod table;
+mod templates;
 mod transitions;
 mod unreadable;
 

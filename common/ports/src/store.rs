@@ -17,6 +17,7 @@ pub mod index;
 pub mod layout;
 mod pools;
 mod steps;
+mod templates;
 
 pub use cursor::PageCursor;
 pub use identity::{
@@ -24,6 +25,7 @@ pub use identity::{
 };
 pub use layout::{Agreed, Layout, SHARDS_MAX, Shards, Supply, TableMark};
 pub use pools::PoolItems;
+pub use templates::{TemplateItems, TemplatePage};
 
 /// The result of a conditional write on a sandbox.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -224,7 +226,7 @@ impl SortRange {
 
 /// Stores sandboxes and claims.
 #[async_trait]
-pub trait Store: PoolItems + Identities {
+pub trait Store: PoolItems + TemplateItems + Identities {
     /// Checks whether the store answers and accepts writes.
     async fn ping(&self) -> Result<(), StoreError>;
 

@@ -3,11 +3,12 @@
 use async_trait::async_trait;
 use domain::{
     ClaimKey, ClaimRecord, DeletionSwitch, ExternalId, LabId, NewSandbox, OwnerId, PoolName, PoolSpec,
-    ProviderName, Sandbox, SandboxId, Transition, UnixSeconds,
+    ProviderName, Sandbox, SandboxId, Template, TemplateHead, TemplateId, Transition, UnixSeconds,
 };
 use ports::store::{
     Agreed, ClaimPage, Identities, Identity, IdentityPage, Insert, Layout, MoveClaim, OpenClaim, Page,
-    PageCursor, PoolItems, Shards, StateQuery, Store, StoreError, Supply, TableMark, Write,
+    PageCursor, PoolItems, Shards, StateQuery, Store, StoreError, Supply, TableMark, TemplateItems,
+    TemplatePage, Write,
 };
 use std::collections::BTreeSet;
 use std::fmt::Debug;
@@ -109,6 +110,46 @@ impl<I: Interposer> PoolItems for InterposedStore<I> {
 
     async fn remove_pool(&self, pool: &PoolName, seen: u64) -> Result<bool, StoreError> {
         self.pass("remove_pool", self.inner.remove_pool(pool, seen)).await
+    }
+}
+
+#[async_trait]
+impl<I: Interposer> TemplateItems for InterposedStore<I> {
+    async fn template_head(&self, id: &TemplateId) -> Result<Option<TemplateHead>, StoreError> {
+        self.pass("template_head", self.inner.template_head(id)).await
+    }
+
+    async fn template(&self, id: &TemplateId, version: u64) -> Result<Option<Template>, StoreError> {
+        self.pass("template", self.inner.template(id, version)).await
+    }
+
+    async fn write_template(&self, seen: Option<&TemplateHead>, next: &Template) -> Result<bool, StoreError> {
+        self.pass("write_template", self.inner.write_template(seen, next)).await
+    }
+
+    async fn mark_template(
+        &self,
+        seen: &TemplateHead,
+        removed_at: Option<UnixSeconds>,
+    ) -> Result<bool, StoreError> {
+        self.pass("mark_template", self.inner.mark_template(seen, removed_at)).await
+    }
+
+    async fn templates(
+        &self,
+        after: Option<&TemplateId>,
+        limit: u16,
+    ) -> Result<TemplatePage<TemplateHead, TemplateId>, StoreError> {
+        self.pass("templates", self.inner.templates(after, limit)).await
+    }
+
+    async fn template_versions(
+        &self,
+        id: &TemplateId,
+        before: Option<u64>,
+        limit: u16,
+    ) -> Result<TemplatePage<Template, u64>, StoreError> {
+        self.pass("template_versions", self.inner.template_versions(id, before, limit)).await
     }
 }
 

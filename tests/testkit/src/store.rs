@@ -6,7 +6,8 @@
 use async_trait::async_trait;
 use domain::{
     ClaimKey, ClaimRecord, DeletionSwitch, InvalidTransition, LabId, NewSandbox, OwnerId, PoolName, PoolSpec,
-    ProviderName, Sandbox, SandboxId, State, StateName, Transition, UnixSeconds,
+    ProviderName, Sandbox, SandboxId, State, StateName, Template, TemplateHead, TemplateId, Transition,
+    UnixSeconds,
 };
 use parking_lot::{Mutex, MutexGuard};
 use ports::store::index::{due_sort, scan_cursor, shard_of, state_shard, state_sort};
@@ -21,6 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 mod identity;
+mod templates;
 
 /// Sandboxes and claims in memory.
 #[derive(Debug)]
@@ -44,6 +46,8 @@ struct Tables {
     supplied_at: BTreeMap<PoolName, UnixSeconds>,
     pools: BTreeSet<PoolName>,
     specs: BTreeMap<PoolName, PoolSpec>,
+    template_heads: BTreeMap<TemplateId, TemplateHead>,
+    templates: BTreeMap<(TemplateId, u64), Template>,
     deletion_switch: Option<DeletionSwitch>,
     agreed: Agreed,
     mark: TableMark,
