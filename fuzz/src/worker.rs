@@ -3,7 +3,7 @@
 use crate::{is_refusal, split_line};
 use allocator::{Allocator, Config, Metrics, Ports};
 use bytes::Bytes;
-use contract::{Allocation, Fault, FaultCode, Verb};
+use contract::{Allocation, Fault, FaultCode, Verb, WorkerRole};
 use domain::{ExternalId, LeasePolicy, NewSandbox, PoolName, Pools, ProviderName, SandboxId, SandboxName};
 use ports::bus::{Context, Handler as _, Request};
 use ports::provider::Providers;
@@ -17,7 +17,6 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
-use strum::IntoEnumIterator as _;
 use testkit::bus::{MemoryBus, MemoryConfig};
 use testkit::clock::ManualClock;
 use testkit::store::MemoryStore;
@@ -48,7 +47,7 @@ static FRAME: LazyLock<Frame> = LazyLock::new(Frame::new);
 /// an operator's, and no cursor shows a sandbox of another pool.
 pub fn hold(input: &[u8]) {
     let Some((verb, body)) = split_line(input) else { return };
-    let Some(verb) = Verb::iter().find(|known| known.as_str() == verb) else { return };
+    let Some(verb) = Verb::of(WorkerRole::Allocator).find(|known| known.as_str() == verb) else { return };
     judge(verb, &ask(verb, Bytes::copy_from_slice(body)));
     let Ok(Value::Object(mut fields)) = serde_json::from_slice(body) else { return };
     let plain = ask(verb, Value::Object(fields.clone()).to_string().into());

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 /// How long the server may take to report a violation. Tests of allowed subjects do not wait for it.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
-const ROLES: [&str; 5] = ["ingress", "allocator", "reaper", "reconciler", "scheduler"];
+const ROLES: [&str; 6] = ["ingress", "allocator", "registry", "reaper", "reconciler", "scheduler"];
 
 /// A user of the server, and the errors that the server sends to it.
 struct User {
@@ -72,9 +72,10 @@ impl User {
 async fn roles_may_publish_only_their_own_subjects() {
     let server = server().await;
     let subjects = Subjects::default();
-    let cases: [(&str, &[&str]); 19] = [
+    let cases: [(&str, &[&str]); 20] = [
         ("sandbox.v1.allocate", &["ingress", "service", "operator"]),
         ("sandbox.v1.replay", &["ingress", "operator"]),
+        ("sandbox.v1.put-template", &["ingress", "operator"]),
         ("sandbox.deletions.work.main.2000000", &["allocator", "reconciler"]),
         ("sandbox.deletions.retry.main.2000000", &["reaper"]),
         ("sandbox.parked.main.2000000", &["reaper", "reconciler"]),
@@ -82,7 +83,7 @@ async fn roles_may_publish_only_their_own_subjects() {
         ("sandbox.events.claimed.2000000", &["allocator", "reaper", "reconciler"]),
         ("sandbox.reports.sync", &["reconciler"]),
         ("$KV.broker.deletions.pause", &["allocator", "reaper", "reconciler", "operator"]),
-        ("$KV.broker.table.mark", &["allocator", "reaper", "reconciler", "operator"]),
+        ("$KV.broker.table.mark", &["allocator", "registry", "reaper", "reconciler", "operator"]),
         ("$KV.broker.tick.sync", &["scheduler", "operator"]),
         ("$KV.broker.period.sync", &["reconciler", "operator"]),
         ("$KV.broker.listing.csp", &["reconciler", "operator"]),
@@ -94,7 +95,7 @@ async fn roles_may_publish_only_their_own_subjects() {
         ),
         (
             "$JS.API.STREAM.INFO.TICKS",
-            &["ingress", "allocator", "reaper", "reconciler", "scheduler", "operator"],
+            &["ingress", "allocator", "registry", "reaper", "reconciler", "scheduler", "operator"],
         ),
         ("$JS.API.STREAM.DELETE.DELETIONS", &["operator"]),
         ("$JS.API.CONSUMER.CREATE.EVENTS.books", &["auditor", "operator"]),

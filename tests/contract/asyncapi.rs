@@ -144,7 +144,12 @@ fn faults_match_the_code() {
 
 /// The bodies in the snapshots of this suite.
 fn snapshots() -> BTreeSet<String> {
-    let sources = [include_str!("messages.rs"), include_str!("operations.rs"), include_str!("listing.rs")];
+    let sources = [
+        include_str!("messages.rs"),
+        include_str!("operations.rs"),
+        include_str!("listing.rs"),
+        include_str!("templates.rs"),
+    ];
     let literals = sources.iter().flat_map(|source| source.split("@r#\"").skip(1));
     let texts = literals.filter_map(|rest| rest.split_once("\"#").map(|(text, _)| text));
     let bodies = texts.flat_map(str::lines).map(str::trim).filter(|line| line.starts_with('{'));

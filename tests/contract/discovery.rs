@@ -1,7 +1,7 @@
 //! Discovery: the answers of a running fleet to `nats micro`, and the fields that ADR-32 requires.
 
 use async_nats::service::{Info, PingResponse, Stats};
-use contract::subjects::ALLOCATOR_SERVICE;
+use contract::subjects::{ALLOCATOR_SERVICE, REGISTRY_SERVICE};
 use contract::{FaultCode, Verb, WorkerRole};
 use futures_util::StreamExt as _;
 use harness::rig::{Plan, Rig};
@@ -166,10 +166,11 @@ async fn each_allocator_counts_the_requests_that_it_answered() {
 }
 
 #[tokio::test]
-async fn every_role_is_discoverable_and_only_allocators_have_endpoints() {
+async fn every_role_is_discoverable_and_shows_what_it_serves() {
     let rig = Plan::new(3).start().await;
     let others = |name: &str| name != ALLOCATOR_SERVICE;
-    let expected = ["sandbox-ingress", "sandbox-reaper", "sandbox-reconciler", "sandbox-scheduler"];
+    let expected =
+        ["sandbox-ingress", "sandbox-registry", "sandbox-reaper", "sandbox-reconciler", "sandbox-scheduler"];
     let names = |answers: &[Value]| -> BTreeSet<String> {
         answers.iter().map(|answer| answer["name"].as_str().unwrap().to_owned()).collect()
     };
@@ -184,7 +185,10 @@ async fn every_role_is_discoverable_and_only_allocators_have_endpoints() {
         let info: Info = serde_json::from_value(answer).unwrap();
         let served: Vec<_> =
             info.endpoints.iter().map(|one| (one.name.as_str(), one.queue_group.as_str())).collect();
-        assert_eq!(served, [("work", "")]);
+        let of_registry = Verb::of(WorkerRole::Registry).map(|verb| (verb.as_str(), REGISTRY_SERVICE));
+        let expected: Vec<_> =
+            if info.name == REGISTRY_SERVICE { of_registry.collect() } else { vec![("work", "")] };
+        assert_eq!(served, expected, "{}", info.name);
     }
     for answer in ask_of(&rig, "$SRV.STATS", &others, expected.len()).await {
         assert_common(&answer, "stats", &["started", "endpoints"]);

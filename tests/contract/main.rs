@@ -19,6 +19,7 @@ mod metrics;
 mod names;
 mod operations;
 mod previous;
+mod templates;
 
 mod accounts;
 mod definitions;

@@ -227,7 +227,7 @@ async fn roles_in_separate_processes_form_a_fleet() {
         ("SYNC_INTERVAL_SEC", "300"),
     ];
     let mut running = Vec::new();
-    for role in ["simulator", "scheduler", "reconciler", "allocator", "reaper", "ingress"] {
+    for role in ["simulator", "scheduler", "reconciler", "allocator", "registry", "reaper", "ingress"] {
         let ops = free_address();
         let ops_text = ops.to_string();
         let nats = shared.nats_of_roles.iter().map(|(name, value)| (*name, value.as_str()));

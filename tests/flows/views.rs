@@ -60,7 +60,7 @@ async fn views_show_pools_sandboxes_leases_events_and_workers() {
     assert_eq!(json(&rig, &["events", "--pool", "other"]).await, Value::Array(Vec::new()));
 
     let fleet = view(&rig, &["fleet"]).await;
-    for role in ["ingress", "allocator", "reaper", "reconciler", "scheduler"] {
+    for role in ["ingress", "allocator", "registry", "reaper", "reconciler", "scheduler"] {
         assert_eq!(line(&fleet, role)[2], env!("CARGO_PKG_VERSION"), "{fleet}");
     }
     assert_eq!(json(&rig, &["fleet"]).await["roles"]["allocator"], 2);

@@ -83,7 +83,7 @@ pub fn test_user() -> (Option<String>, Option<Secret>) {
 /// The configuration with users, with their passwords.
 pub fn accounts() -> String {
     let mut text = ACCOUNTS.to_owned();
-    let roles = ["INGRESS", "ALLOCATOR", "REAPER", "RECONCILER", "SCHEDULER"];
+    let roles = ["INGRESS", "ALLOCATOR", "REGISTRY", "REAPER", "RECONCILER", "SCHEDULER"];
     for user in roles.into_iter().chain(["SERVICE", "AUDITOR", "OPERATOR", "SYSTEM"]) {
         text = text.replace(&format!("$NATS_PASSWORD_{user}"), PASSWORD);
     }

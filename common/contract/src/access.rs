@@ -90,7 +90,7 @@ impl Action {
     #[must_use]
     pub const fn roles(self) -> &'static [Role] {
         match self {
-            Self::Ask(Verb::Health) => EVERY,
+            Self::Ask(Verb::Health | Verb::Templates | Verb::Template | Verb::TemplateVersions) => EVERY,
             Self::Ask(Verb::Allocate | Verb::Release | Verb::Get | Verb::Extend) => HOLD,
             Self::Ask(
                 Verb::Stats
@@ -113,6 +113,8 @@ impl Action {
                 | Verb::Unquarantine
                 | Verb::ForceRelease
                 | Verb::DrainPool
+                | Verb::PutTemplate
+                | Verb::RemoveTemplate
                 | Verb::Pause
                 | Verb::Resume,
             )
@@ -151,6 +153,11 @@ impl Action {
                 | Verb::PutPool
                 | Verb::DrainPool
                 | Verb::RemovePool
+                | Verb::Templates
+                | Verb::Template
+                | Verb::PutTemplate
+                | Verb::RemoveTemplate
+                | Verb::TemplateVersions
                 | Verb::Pause
                 | Verb::Resume,
             )

@@ -28,6 +28,8 @@ pub enum WorkerRole {
     Ingress,
     /// Answers requests.
     Allocator,
+    /// Stores templates.
+    Registry,
     /// Works through deletions.
     Reaper,
     /// Runs on ticks.
@@ -62,9 +64,9 @@ pub struct WorkerView {
     pub started_at: u64,
     /// What it has under way now; none if it never has anything under way.
     pub in_flight: Option<u64>,
-    /// What it did, by kind: the verbs of an allocator, `work` of any other.
+    /// What it did, by kind: the verbs of a role that answers requests, `work` of any other.
     pub work: BTreeMap<String, WorkView>,
-    /// Its other numbers. Those of an allocator are its own; of any other, those of its process.
+    /// Its other numbers. Those of a role that answers requests are its own; of any other, those of its process.
     pub numbers: BTreeMap<String, u64>,
     /// Its settings that are numbers or switches; compared, and not shown for each worker.
     #[serde(skip)]
@@ -106,8 +108,9 @@ impl WorkerRole {
     #[must_use]
     pub const fn description(self) -> &'static str {
         match self {
-            Self::Ingress => "Passes HTTP requests on to allocators",
+            Self::Ingress => "Passes HTTP requests on to workers",
             Self::Allocator => "Hands out sandboxes and takes them back",
+            Self::Registry => "Stores templates",
             Self::Reaper => "Has sandboxes deleted at the provider",
             Self::Reconciler => "Runs on ticks: syncs, ends leases, sweeps, counts",
             Self::Scheduler => "Sends ticks",
@@ -120,6 +123,7 @@ impl WorkerRole {
         match self {
             Self::Ingress => "sandbox-ingress",
             Self::Allocator => super::subjects::ALLOCATOR_SERVICE,
+            Self::Registry => super::subjects::REGISTRY_SERVICE,
             Self::Reaper => "sandbox-reaper",
             Self::Reconciler => "sandbox-reconciler",
             Self::Scheduler => "sandbox-scheduler",

@@ -26,6 +26,7 @@ pub mod reports;
 pub mod sandboxes;
 mod scope;
 pub mod subjects;
+pub mod templates;
 pub mod throttle;
 pub mod ticks;
 

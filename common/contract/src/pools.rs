@@ -2,15 +2,14 @@
 
 use super::{PoolStats, PoolStatusName};
 use domain::{
-    InvalidPool, LeaseOverrides, NamePrefix, PoolKind, PoolName, PoolSpec, PoolState, ProviderName, WarmSizes,
+    InvalidPool, LeaseOverrides, NamePrefix, PoolKind, PoolName, PoolSpec, PoolState, ProviderName,
+    TemplateId, WarmSizes,
 };
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use utoipa::ToSchema;
 
 const MINUTE_SECONDS: u64 = 60;
-/// Longest name of a template, in bytes.
-const TEMPLATE_BYTES_MAX: usize = 64;
 
 /// What a pool is. A field that is left out has the value of the fleet's settings.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -182,13 +181,12 @@ impl PoolSettings {
             }
             None => ProviderName::csp(),
         };
-        if template.as_ref().is_some_and(|name| name.is_empty() || name.len() > TEMPLATE_BYTES_MAX) {
-            return Err(invalid("template", format!("must have 1 to {TEMPLATE_BYTES_MAX} bytes")));
-        }
+        let template = template.as_deref().map(TemplateId::parse).transpose();
+        let template = template.map_err(|problem| invalid("template", problem.to_string()))?;
         let name_prefix = name_prefix.as_deref().map(NamePrefix::parse).transpose();
         let spec = PoolSpec {
             kind,
-            template: template.clone(),
+            template: template.map(|template| template.to_string()),
             leases: lease.map(LeaseSettings::overrides).unwrap_or_default(),
             warm: warm.map(|WarmSettings { min, max }| WarmSizes { min, max }),
             deletions_in_flight_max: *deletions_in_flight_max,

@@ -25,7 +25,7 @@ impl Verb {
     #[must_use]
     pub const fn own_faults(self) -> &'static [F] {
         match self {
-            Self::Stats | Self::Health | Self::Sandboxes | Self::Pools => &[],
+            Self::Stats | Self::Health | Self::Sandboxes | Self::Pools | Self::Templates => &[],
             Self::Allocate => {
                 &[F::MissingSandboxId, F::PoolExhausted, F::AllocationExpired, F::Contended, F::NotHere]
             }
@@ -46,9 +46,11 @@ impl Verb {
             Self::Quarantine | Self::Unquarantine | Self::ForceRelease => {
                 &[F::NotFound, F::InvalidState, F::Contended]
             }
-            Self::Sandbox | Self::Pool => &[F::NotFound],
-            Self::PutPool => &[F::InvalidState, F::Contended],
-            Self::DrainPool | Self::RemovePool => &[F::NotFound, F::InvalidState, F::Contended],
+            Self::Sandbox | Self::Pool | Self::Template | Self::TemplateVersions => &[F::NotFound],
+            Self::PutPool | Self::PutTemplate => &[F::InvalidState, F::Contended],
+            Self::DrainPool | Self::RemovePool | Self::RemoveTemplate => {
+                &[F::NotFound, F::InvalidState, F::Contended]
+            }
             Self::BulkDelete => &[F::InvalidState],
             Self::Pause | Self::Resume => &[F::Contended, F::UpstreamUnavailable],
         }

@@ -11,6 +11,8 @@ pub const DEFAULT_PREFIX: &str = "sandbox";
 pub const REQUEST_VERSION: &str = "v1";
 /// Name of the NATS service (micro) of the allocators, and of their queue group.
 pub const ALLOCATOR_SERVICE: &str = "sandbox-allocator";
+/// The same of the registries.
+pub const REGISTRY_SERVICE: &str = "sandbox-registry";
 /// Stands for the pool where unreadable messages are parked.
 pub const UNREADABLE: &str = "_unreadable";
 /// What stands for any one token of a subject.
@@ -72,6 +74,16 @@ pub enum Verb {
     DrainPool,
     /// Remove a pool that is drained.
     RemovePool,
+    /// List templates, page by page.
+    Templates,
+    /// Show one of them.
+    Template,
+    /// Create a template, or a further version of it.
+    PutTemplate,
+    /// Remove a template that no pool names.
+    RemoveTemplate,
+    /// List the versions of a template, page by page.
+    TemplateVersions,
     /// Pause all deletions.
     Pause,
     /// Have them go on.
@@ -101,7 +113,38 @@ impl Verb {
     /// The role that answers it. Its service is the queue group.
     #[must_use]
     pub const fn role(self) -> WorkerRole {
-        WorkerRole::Allocator
+        match self {
+            Self::Templates
+            | Self::Template
+            | Self::PutTemplate
+            | Self::RemoveTemplate
+            | Self::TemplateVersions => WorkerRole::Registry,
+            Self::Allocate
+            | Self::Release
+            | Self::Get
+            | Self::Stats
+            | Self::Health
+            | Self::Deletions
+            | Self::Parked
+            | Self::Deletion
+            | Self::Replay
+            | Self::ReplayAll
+            | Self::Remove
+            | Self::Extend
+            | Self::Quarantine
+            | Self::Unquarantine
+            | Self::ForceRelease
+            | Self::Sandboxes
+            | Self::Sandbox
+            | Self::BulkDelete
+            | Self::Pools
+            | Self::Pool
+            | Self::PutPool
+            | Self::DrainPool
+            | Self::RemovePool
+            | Self::Pause
+            | Self::Resume => WorkerRole::Allocator,
+        }
     }
 
     /// The verbs that a role answers.
@@ -126,6 +169,9 @@ impl Verb {
             | Self::Pools
             | Self::Pool
             | Self::DrainPool
+            | Self::Templates
+            | Self::Template
+            | Self::TemplateVersions
             | Self::Pause
             | Self::Resume => true,
             Self::Allocate
@@ -138,7 +184,9 @@ impl Verb {
             | Self::Remove
             | Self::BulkDelete
             | Self::PutPool
-            | Self::RemovePool => false,
+            | Self::RemovePool
+            | Self::PutTemplate
+            | Self::RemoveTemplate => false,
         }
     }
 }

@@ -3,11 +3,14 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use contract::templates::{
+    PutTemplateRequest, RemoveTemplateRequest, TemplateRequest, TemplateVersionsRequest, TemplatesRequest,
+};
 use contract::{
     AllocateRequest, ExtendRequest, Fault, FaultCode, HealthReply, LabDuration, Outcome, ReleaseRequest,
     SandboxRequest, Verb, headers,
 };
-use domain::SandboxId;
+use domain::{SandboxId, TemplateId};
 use ports::bus::{BusError, Context, Reply, RequestError, Requests};
 use reqwest::{Client, Method, RequestBuilder, StatusCode};
 use runtime::settings::Secret;
@@ -90,6 +93,28 @@ impl HttpRequests {
             Verb::Stats => self.call(Method::GET, "/v1/admin/stats"),
             Verb::Health => self.call(Method::GET, "/readyz"),
             Verb::Extend => self.extend(&decode(body)?)?,
+            Verb::Templates => {
+                let TemplatesRequest { cursor, limit } = decode(body)?;
+                self.page("/v1/templates", cursor.as_deref(), limit)
+            }
+            Verb::Template => {
+                let TemplateRequest { template, version } = decode(body)?;
+                with_version(self.call(Method::GET, &template_path(&template)?), version)
+            }
+            Verb::PutTemplate => {
+                // Over HTTP the token identifies the actor.
+                let PutTemplateRequest { template, settings, version, by: _ } = decode(body)?;
+                with_version(self.call(Method::PUT, &template_path(&template)?), version).json(&settings)
+            }
+            Verb::RemoveTemplate => {
+                let RemoveTemplateRequest { template, version, by: _ } = decode(body)?;
+                with_version(self.call(Method::DELETE, &template_path(&template)?), version)
+            }
+            Verb::TemplateVersions => {
+                let TemplateVersionsRequest { template, cursor, limit } = decode(body)?;
+                let path = format!("{}/versions", template_path(&template)?);
+                self.page(&path, cursor.as_deref(), limit)
+            }
             Verb::Deletions
             | Verb::Parked
             | Verb::Deletion
@@ -155,6 +180,12 @@ impl HttpRequests {
         Ok(with_epoch(call, *lease_epoch))
     }
 
+    fn page(&self, path: &str, cursor: Option<&str>, limit: Option<u32>) -> RequestBuilder {
+        let limit = limit.map(|limit| limit.to_string());
+        let query = [("cursor", cursor), ("limit", limit.as_deref())];
+        self.call(Method::GET, path).query(&query)
+    }
+
     fn call(&self, method: Method, path: &str) -> RequestBuilder {
         self.client.request(method, format!("{}{path}", self.root)).bearer_auth(self.token.expose())
     }
@@ -205,6 +236,16 @@ fn with_epoch(call: RequestBuilder, epoch: Option<u64>) -> RequestBuilder {
         Some(epoch) => call.header(LEASE_EPOCH_HEADER, epoch.to_string()),
         None => call,
     }
+}
+
+fn with_version(call: RequestBuilder, version: Option<u64>) -> RequestBuilder {
+    call.query(&[("version", version)])
+}
+
+/// The path of a template, of which the id becomes a segment.
+fn template_path(id: &str) -> Result<String, Fault> {
+    let id = TemplateId::parse(id).map_err(|problem| Fault::invalid("template", problem))?;
+    Ok(format!("/v1/templates/{id}"))
 }
 
 fn target(body: &[u8]) -> Result<(SandboxId, String), Fault> {
@@ -282,6 +323,35 @@ mod tests {
         assert!(request_of(Verb::Extend, r#"{"sandbox_id":"../7","owner":"p-1"}"#).is_err());
         assert!(request_of(Verb::Get, r#"{"sandbox_id":"../7","owner":"p-1"}"#).is_err());
         assert!(request_of(Verb::Allocate, "[1]").is_err());
+    }
+
+    #[test]
+    fn requests_about_templates_become_paths_and_queries() {
+        let sent = |verb, body: &str| {
+            let request = request_of(verb, body).unwrap();
+            let (path, query) = (request.url().path().to_owned(), request.url().query().unwrap_or_default());
+            let query = query.to_owned();
+            let body = request.body().and_then(|body| body.as_bytes()).unwrap_or_default().to_vec();
+            (request.method().clone(), path, query, String::from_utf8(body).unwrap())
+        };
+        let of = |method, path: &str, query: &str, body: &str| {
+            (method, path.to_owned(), query.to_owned(), body.to_owned())
+        };
+        let put = r#"{"template":"python","settings":{"image":"host"},"version":2,"by":"alice"}"#;
+        assert_eq!(
+            sent(Verb::PutTemplate, put),
+            of(Method::PUT, "/v1/templates/python", "version=2", r#"{"image":"host"}"#)
+        );
+        let python = r#"{"template":"python"}"#;
+        assert_eq!(sent(Verb::Template, python), of(Method::GET, "/v1/templates/python", "", ""));
+        assert_eq!(sent(Verb::RemoveTemplate, python), of(Method::DELETE, "/v1/templates/python", "", ""));
+        let versions = r#"{"template":"python","cursor":"x","limit":7}"#;
+        assert_eq!(
+            sent(Verb::TemplateVersions, versions),
+            of(Method::GET, "/v1/templates/python/versions", "cursor=x&limit=7", "")
+        );
+        assert_eq!(sent(Verb::Templates, "{}"), of(Method::GET, "/v1/templates", "", ""));
+        assert!(request_of(Verb::Template, r#"{"template":"../pools"}"#).is_err());
     }
 
     #[test]

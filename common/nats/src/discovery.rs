@@ -192,7 +192,7 @@ fn answer(
 /// source of work.
 fn endpoints(role: WorkerRole, subjects: &Subjects) -> Vec<(EndpointName, Option<Verb>)> {
     let subject = match role {
-        WorkerRole::Allocator => {
+        WorkerRole::Allocator | WorkerRole::Registry => {
             let of_verb = |verb: Verb| EndpointName {
                 name: verb.as_str(),
                 subject: subjects.request(verb),

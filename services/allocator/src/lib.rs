@@ -39,7 +39,7 @@ use admission::Permit;
 use async_trait::async_trait;
 use bytes::Bytes;
 use contract::bounds::Bounded;
-use contract::{Fault, Verb, WorkerRole};
+use contract::{Fault, FaultCode, Verb, WorkerRole};
 use domain::{PoolName, ProviderName};
 use ports::bus::{
     Answer, BusError, CensusStore, DeletionControl, Deletions, Dropped, Handler, Request, Serve, SwitchCache,
@@ -252,6 +252,15 @@ impl Allocator {
             Verb::PutPool => plain(self.put_pool(request).await),
             Verb::DrainPool => plain(self.drain_pool(request).await),
             Verb::RemovePool => plain(self.remove_pool(request).await),
+            // The bus delivers them to registries.
+            Verb::Templates
+            | Verb::Template
+            | Verb::PutTemplate
+            | Verb::RemoveTemplate
+            | Verb::TemplateVersions => plain::<()>(Err(Fault::new(
+                FaultCode::NoWorkers,
+                "an allocator does not answer this request",
+            ))),
             Verb::Pause => plain(self.pause(request).await),
             Verb::Resume => plain(self.resume(request).await),
         }

@@ -4,11 +4,11 @@
 //! fault that is new does not compile before it has its row there.
 
 use contract::limits::{REQUEST_BYTES_MAX, REQUEST_ID_BYTES_MAX};
-use contract::subjects::ALLOCATOR_SERVICE;
+use contract::subjects::{ALLOCATOR_SERVICE, REGISTRY_SERVICE};
 use contract::{FaultCode, Subjects, Verb};
 use domain::ids::{
     HEADER_ID_BYTES_MAX, POOL_NAME_BYTES_MAX, REASON_BYTES_MAX, REQUEST_KEY_BYTES_MAX, SANDBOX_ID_BYTES_MAX,
-    SANDBOX_NAME_BYTES_MAX,
+    SANDBOX_NAME_BYTES_MAX, TEMPLATE_ID_BYTES_MAX,
 };
 use message::Message;
 use schemas::{Schemas, sorted};
@@ -26,7 +26,7 @@ mod verbs;
 /// Version of AsyncAPI.
 const ASYNCAPI: &str = "3.0.0";
 /// Version of the document: that of the requests, and a number that grows with what is added to them.
-const VERSION: &str = "1.1.0";
+const VERSION: &str = "1.2.0";
 /// The channel that stands for the caller's inbox.
 const REPLIES: &str = "replies";
 /// Where a channel's messages come from in the document.
@@ -129,8 +129,8 @@ fn server() -> Value {
         "protocol": "nats",
         "title": "The NATS server of a fleet",
         "description": format!(
-            "`broker up` starts one here, without users; NATS 2.12 or later. Requests are served by the NATS service \
-             `{ALLOCATOR_SERVICE}` and its queue group. Another fleet on the same server has another prefix than \
+            "`broker up` starts one here, without users; NATS 2.12 or later. Requests are served by the NATS services \
+             `{ALLOCATOR_SERVICE}` and, about templates, `{REGISTRY_SERVICE}`, each with its queue group. Another fleet on the same server has another prefix than \
              `sandbox`: its subjects begin with that, and its streams end with it."
         ),
         "security": [{ "$ref": "#/components/securitySchemes/user" }],
@@ -147,6 +147,7 @@ fn limits() -> Value {
         "sandbox_id_bytes_max": SANDBOX_ID_BYTES_MAX,
         "pool_bytes_max": POOL_NAME_BYTES_MAX,
         "name_prefix_bytes_max": SANDBOX_NAME_BYTES_MAX,
+        "template_bytes_max": TEMPLATE_ID_BYTES_MAX,
         "reason_bytes_max": REASON_BYTES_MAX,
         "default_deadline_ms": u64::try_from(allocator::DEFAULT_DEADLINE.as_millis()).unwrap_or(u64::MAX),
     })

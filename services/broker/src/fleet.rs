@@ -33,6 +33,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+mod answering;
 mod configs;
 mod metrics;
 mod providers;
@@ -194,6 +195,7 @@ impl Fleet {
         for _ in 0..counts.allocators {
             self.start_allocator(lifecycle, configs.allocator.clone()).await?;
         }
+        self.start_registry(lifecycle, configs.registry).await?;
         for _ in 0..counts.reapers {
             self.start_reaper(lifecycle, configs.reaper.clone()).await?;
         }
@@ -295,17 +297,10 @@ impl Fleet {
         self.show(lifecycle, &bus, Arc::new(metrics));
         self.streams.noted_by.push(bus.clone());
         self.keep_streams(lifecycle, &bus, Maintenance::CreateMissing);
-        let (role_readiness, stop) = (self.role_readiness.clone(), self.workers_stop.clone());
-        let opening = self.opening(lifecycle, &bus)?;
-        role_readiness.waits("allocator", "table");
+        let ready = self.ready_without_streams(lifecycle, "allocator", &bus)?;
+        let stop = self.workers_stop.clone();
         lifecycle.start("allocator", async move {
-            if !opening.open(&stop).await? {
-                return Ok(());
-            }
-            role_readiness.waits("allocator", COMPARISON);
-            // Claims need no stream, so the wait for NATS is limited.
-            if opening.compared(true, &stop).await {
-                role_readiness.works("allocator");
+            if ready.await? {
                 allocator.run(&bus, stop).await?;
             }
             anyhow::Ok(())

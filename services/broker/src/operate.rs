@@ -121,22 +121,23 @@ pub fn metrics_page() -> Result<String, prometheus::Error> {
 /// The metrics of each role, and those that several roles have. The simulator has only those of the process, because it
 /// represents an external system.
 fn collectors(registry: &Registry) -> Result<Vec<(Vec<Role>, Collectors)>, prometheus::Error> {
-    use WorkerRole::{Allocator, Ingress, Reaper, Reconciler, Scheduler};
+    use WorkerRole::{Allocator, Ingress, Reaper, Reconciler, Registry as Registrar, Scheduler};
     let of = |roles: &[WorkerRole], collectors: Collectors| -> (Vec<Role>, Collectors) {
         (roles.iter().copied().map(Role::Worker).collect(), collectors)
     };
-    let of_tables =
-        [EventLogMetrics::register(registry)?.collectors(), TableMetrics::register(registry)?.collectors()];
+    let event_log = EventLogMetrics::register(registry)?;
     Ok(vec![
         of(&[Ingress], ingress::Metrics::register(registry)?.collectors()),
         of(&[Allocator], allocator::Metrics::register(registry)?.collectors()),
+        of(&[Registrar], registry::Metrics::register(registry)?.collectors()),
         of(&[Reaper], reaper::Metrics::register(registry)?.collectors()),
         of(&[Reconciler], reconciler::Metrics::register(registry)?.collectors()),
         of(&[Scheduler], scheduler::Metrics::register(registry)?.collectors()),
-        of(&[Allocator, Reaper, Reconciler], of_tables.into_iter().flatten().collect()),
+        of(&[Allocator, Reaper, Reconciler], event_log.collectors()),
+        of(&[Allocator, Registrar, Reaper, Reconciler], TableMetrics::register(registry)?.collectors()),
         of(&[Allocator, Reaper, Reconciler, Scheduler], UpkeepMetrics::register(registry)?.collectors()),
         of(
-            &[Ingress, Allocator, Reaper, Reconciler, Scheduler],
+            &[Ingress, Allocator, Registrar, Reaper, Reconciler, Scheduler],
             ClockMetrics::register(registry)?.collectors(),
         ),
         (Role::all().collect(), build_info()?),

@@ -37,6 +37,7 @@ pub enum Role {
 enum RoleConfig {
     Ingress(Box<ingress::Config>),
     Allocator(allocator::Config),
+    Registry(registry::Config),
     Reaper(reaper::Config),
     Reconciler(reconciler::Config),
     Scheduler(scheduler::Config),
@@ -140,6 +141,10 @@ impl Role {
                 stand_on(settings, true, config.health.is_some());
                 RoleConfig::Allocator(config)
             }
+            Self::Worker(WorkerRole::Registry) => {
+                stand_on(settings, true, false);
+                RoleConfig::Registry(registry::Config::read(settings))
+            }
             Self::Worker(WorkerRole::Reaper) => {
                 stand_on(settings, true, true);
                 RoleConfig::Reaper(reaper::Config::read(settings))
@@ -232,6 +237,7 @@ async fn start(
             return fleet.start_ingress(lifecycle, *config, listener, Threads::Shared).await;
         }
         RoleConfig::Allocator(config) => fleet.start_allocator(lifecycle, config).await?,
+        RoleConfig::Registry(config) => fleet.start_registry(lifecycle, config).await?,
         RoleConfig::Reaper(config) => fleet.start_reaper(lifecycle, config).await?,
         RoleConfig::Reconciler(config) => fleet.start_reconciler(lifecycle, config).await?,
         RoleConfig::Scheduler(config) => fleet.start_scheduler(lifecycle, config).await?,

@@ -29,7 +29,7 @@ pub(crate) struct FleetService {
     get, path = "/v1/admin/fleet", tag = "operators", extensions(("x-action" = json!(Action::Fleet.as_str()))),
     responses(
         (status = 200, description = "the live workers", body = FleetReply,
-         example = json!({"roles": {"ingress": 1, "allocator": 0, "reaper": 0, "reconciler": 0, "scheduler": 0},
+         example = json!({"roles": {"ingress": 1, "allocator": 0, "registry": 0, "reaper": 0, "reconciler": 0, "scheduler": 0},
                           "workers": [{"role": "ingress", "id": "01a1fbf8-5833-72d7-9905-4df296534c67", "version": "0.1.0",
                                        "started_at": 1_800_000_000, "in_flight": 1,
                                        "work": {"work": {"requests": 17, "errors": 0, "mean_us": 0, "last_error": null}},

@@ -66,6 +66,24 @@ pub(super) const REMOVED_POOL: &str = r#"{"pool":"labs","state":"unknown","versi
 
 pub(super) const POOLS: &str = r#"{"pools":[{"pool":"labs","state":"draining","version":4,"settings":{"kind":"account","provider":"csp","name_prefix":"lab-"},"lease":{"duration_minutes":240,"duration_minutes_max":2880,"total_minutes_max":4320,"grace_minutes":30},"is_default":false,"counts":null}],"counted_at":1763683200}"#;
 
+pub(super) const ASK_TEMPLATES: &str = r#"{"cursor":"MR9weXRob24f","limit":50}"#;
+
+pub(super) const TEMPLATES: &str = r#"{"templates":[{"template":"python","version":2,"created_at":1763600000,"updated_at":1763683200}],"cursor":null}"#;
+
+pub(super) const ASK_TEMPLATE: &str = r#"{"template":"python","version":2}"#;
+
+pub(super) const TEMPLATE: &str = r#"{"template":"python","version":2,"current_version":2,"settings":{"kind":"container","image":"python-3.12","command":["python3","-m","http.server","8000"],"cpu_milli":1000,"memory_mb":512,"tmpfs_mb":64,"workspace_mb":1024,"workspace":"/workspace","pids":128,"ports":[8000],"env":{"LANG":"C.UTF-8"},"user":1000,"network":"internal","readiness":{"kind":"http","port":8000,"path":"/","timeout_seconds":30},"isolation":"process","untrusted":false,"supervisor":true},"created_at":1763683200,"by":"alice"}"#;
+
+pub(super) const PUT_TEMPLATE: &str = r#"{"template":"python","settings":{"kind":"container","image":"python:3.12","command":["python3","-m","http.server","8000"],"cpu_milli":1000,"memory_mb":512,"tmpfs_mb":64,"workspace_mb":1024,"workspace":"/workspace","pids":128,"ports":[8000],"env":{"LANG":"C.UTF-8"},"user":1000,"network":"internal","readiness":{"kind":"exec","command":["curl","-f","localhost:8000"],"timeout_seconds":30},"isolation":"container","runtime":"runsc","untrusted":true,"supervisor":true},"version":1,"by":"alice"}"#;
+
+pub(super) const REMOVE_TEMPLATE: &str = r#"{"template":"python","version":2,"by":"alice"}"#;
+
+pub(super) const REMOVED_TEMPLATE: &str = r#"{"template":"python","version":2,"current_version":2,"settings":{"kind":"container","image":"python-3.12","command":["python3","-m","http.server","8000"],"cpu_milli":1000,"memory_mb":512,"tmpfs_mb":64,"workspace_mb":1024,"workspace":"/workspace","pids":128,"ports":[8000],"env":{"LANG":"C.UTF-8"},"user":1000,"network":"internal","readiness":{"kind":"http","port":8000,"path":"/","timeout_seconds":30},"isolation":"process","untrusted":false,"supervisor":true},"created_at":1763683200,"by":"alice","removed_at":1763686800}"#;
+
+pub(super) const ASK_VERSIONS: &str = r#"{"template":"python","cursor":"MR8zHw","limit":50}"#;
+
+pub(super) const VERSIONS: &str = r#"{"template":"python","versions":[{"version":2,"created_at":1763683200,"by":"alice"},{"version":1,"created_at":1763600000,"by":"alice"}],"cursor":null}"#;
+
 pub(super) const DELETIONS_STATUS: &str = r#"{"state":"paused","paused":{"by":"operator","since":1763683200,"until":1763683260,"reason":"maintenance"},"breaker":{"state":"open","reason":"failures","until":1,"failures":5},"held_until":1763683260,"rate_per_minute":30,"rate_per_minute_max":60,"consumer_paused_until":1763683300,"pools":{"main":{"waiting":3,"under_way":2,"consumer_paused_until":1763683300}}}"#;
 /// Deletion work.
 pub(super) const WORK: &str = r#"{"version":1,"sandbox_id":"2000000","pool":"main","epoch":3,"requested_at":1763683200,"external_id":"identity/accounts/u-0"}"#;

@@ -6,6 +6,10 @@ use super::schemas::Schemas;
 use super::{REPLIES, examples, reference};
 use contract::bounds::Bounded;
 use contract::pools::{PoolOrder, PoolRequest, PoolView, PoolsReply, PutPoolRequest};
+use contract::templates::{
+    PutTemplateRequest, RemoveTemplateRequest, TemplateRequest, TemplateVersionsReply,
+    TemplateVersionsRequest, TemplateView, TemplatesReply, TemplatesRequest,
+};
 use contract::{
     AllocateRequest, Allocation, BulkDeleteReply, BulkDeleteRequest, DeletionRequest, DeletionView,
     DeletionsReply, DeletionsRequest, ExtendRequest, FaultCode, HealthReply, KeyRequest, OrderReply,
@@ -99,6 +103,18 @@ fn exchange(verb: Verb) -> Exchange {
             .shown(&[examples::POOL_ORDER], &[examples::POOL]),
         Verb::RemovePool => operator::<PoolOrder, PoolView>("remove a pool that is drained")
             .shown(&[examples::POOL_ORDER], &[examples::REMOVED_POOL]),
+        Verb::Templates => operator::<TemplatesRequest, TemplatesReply>("list templates, page by page")
+            .shown(&[examples::ASK_TEMPLATES], &[examples::TEMPLATES]),
+        Verb::Template => operator::<TemplateRequest, TemplateView>("show one of them")
+            .shown(&[examples::ASK_TEMPLATE], &[examples::TEMPLATE]),
+        Verb::PutTemplate => operator::<PutTemplateRequest, TemplateView>("write a version of a template")
+            .shown(&[examples::PUT_TEMPLATE], &[examples::TEMPLATE]),
+        Verb::RemoveTemplate => operator::<RemoveTemplateRequest, TemplateView>("remove an unused template")
+            .shown(&[examples::REMOVE_TEMPLATE], &[examples::REMOVED_TEMPLATE]),
+        Verb::TemplateVersions => operator::<TemplateVersionsRequest, TemplateVersionsReply>(
+            "list the versions of a template, page by page",
+        )
+        .shown(&[examples::ASK_VERSIONS], &[examples::VERSIONS]),
         Verb::Pause => operator::<PauseRequest, Pause>("pause all deletions")
             .shown(&[examples::ASK_PAUSE], &[examples::PAUSE]),
         Verb::Resume => operator::<ResumeRequest, ResumeReply>("have them go on")

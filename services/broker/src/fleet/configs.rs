@@ -43,6 +43,8 @@ pub struct Configs {
     pub ingress: ingress::Config,
     /// Allocators.
     pub allocator: allocator::Config,
+    /// The registry.
+    pub registry: registry::Config,
     /// Reapers.
     pub reaper: reaper::Config,
     /// The reconciler.
@@ -111,12 +113,14 @@ impl Configs {
         let mut backends = Backends::read(&mut settings);
         let ingress = ingress::Config::read(&mut settings);
         let allocator = allocator::Config::read(&mut settings);
+        let registry = registry::Config::read(&mut settings);
         let reaper = reaper::Config::read(&mut settings);
         let reconciler = reconciler::Config::read(&mut settings);
         let scheduler = scheduler::Config::read(&mut settings, &crate::ticks::registered());
         backends.shown.clone_from(settings.plain());
-        let read = (backends, ingress, allocator, reaper, reconciler, scheduler);
-        let (backends, ingress, allocator, reaper, reconciler, scheduler) = settings.finish(read)?;
-        Ok(Self { backends, ingress, allocator, reaper, reconciler, scheduler })
+        let read = (backends, ingress, allocator, registry, reaper, reconciler, scheduler);
+        let (backends, ingress, allocator, registry, reaper, reconciler, scheduler) =
+            settings.finish(read)?;
+        Ok(Self { backends, ingress, allocator, registry, reaper, reconciler, scheduler })
     }
 }

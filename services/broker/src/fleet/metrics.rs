@@ -12,6 +12,7 @@ pub(super) struct WorkerMetrics {
     registry: Registry,
     pub(super) clock: ClockMetrics,
     allocator: Option<allocator::Metrics>,
+    registries: Option<registry::Metrics>,
     reaper: Option<reaper::Metrics>,
     reconciler: Option<reconciler::Metrics>,
     scheduler: Option<scheduler::Metrics>,
@@ -40,6 +41,7 @@ impl WorkerMetrics {
             registry: registry.clone(),
             clock: ClockMetrics::register(registry)?,
             allocator: None,
+            registries: None,
             reaper: None,
             reconciler: None,
             scheduler: None,
@@ -51,6 +53,10 @@ impl WorkerMetrics {
 
     pub(super) fn allocator(&mut self) -> Result<allocator::Metrics, Error> {
         once(&mut self.allocator, &self.registry, allocator::Metrics::register)
+    }
+
+    pub(super) fn registries(&mut self) -> Result<registry::Metrics, Error> {
+        once(&mut self.registries, &self.registry, registry::Metrics::register)
     }
 
     pub(super) fn reaper(&mut self) -> Result<reaper::Metrics, Error> {

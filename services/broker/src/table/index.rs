@@ -161,7 +161,7 @@ impl Reader {
     /// None for a role without the table.
     fn of(worker: &WorkerView) -> Option<Self> {
         let reads = match worker.role {
-            WorkerRole::Allocator | WorkerRole::Reaper | WorkerRole::Reconciler => {
+            WorkerRole::Allocator | WorkerRole::Registry | WorkerRole::Reaper | WorkerRole::Reconciler => {
                 worker.settings.get(READ_GROUP_INDEX).map(|value| value == "true")
             }
             WorkerRole::Ingress | WorkerRole::Scheduler => return None,

@@ -77,7 +77,7 @@ impl Discovery for MemoryBus {
             let shown = inside.services.0.iter().map(|(id, (started, service))| {
                 let role = service.role();
                 let work: BTreeMap<String, WorkView> = match role {
-                    WorkerRole::Allocator => Verb::of(role)
+                    WorkerRole::Allocator | WorkerRole::Registry => Verb::of(role)
                         .map(|verb| (verb.as_str().to_owned(), service.counts(verb).view()))
                         .collect(),
                     _ => [(WORK.to_owned(), WorkCounts::view(&service.total()))].into(),
