@@ -51,6 +51,7 @@ mod pools;
 mod query;
 mod records;
 pub mod sandboxes;
+mod templates;
 
 mod caller;
 mod cors;

@@ -29,6 +29,7 @@ use crate::pools;
 use crate::records;
 use crate::relay::Relay;
 use crate::sandboxes;
+use crate::templates;
 
 /// One operation of the HTTP API, as its handler declares it.
 #[derive(Clone, Debug)]
@@ -86,6 +87,12 @@ fn handlers() -> Vec<UtoipaMethodRouter<Parts>> {
         routes!(pools::put_pool),
         routes!(pools::drain_pool),
         routes!(pools::remove_pool),
+        routes!(templates::list_templates),
+        routes!(templates::create_template),
+        routes!(templates::show_template),
+        routes!(templates::put_template),
+        routes!(templates::remove_template),
+        routes!(templates::list_versions),
         routes!(switch::pause),
         routes!(switch::resume),
         routes!(deletions::list),

@@ -10,6 +10,7 @@ use contract::{Report, TickKind};
 use domain::StateName;
 use domain::ids::{
     HEADER_ID_BYTES_MAX, POOL_NAME_BYTES_MAX, REASON_BYTES_MAX, SANDBOX_ID_BYTES_MAX, SANDBOX_NAME_BYTES_MAX,
+    TEMPLATE_ID_BYTES_MAX,
 };
 use ports::bus::SINCE_SECONDS_MAX;
 use runtime::policy::{HOURS_MAX_MAX, HOURS_TOTAL_MAX_MAX};
@@ -105,6 +106,7 @@ fn schema_of(place: &Place<'_>) -> Option<Value> {
         }
         "pool" | "name" => Some(text(TOKEN, 1, POOL_NAME_BYTES_MAX)),
         "id" if place.path.starts_with("/v1/admin/deletions/") => Some(key()),
+        "id" if place.path.starts_with("/v1/templates/") => Some(text(TOKEN, 1, TEMPLATE_ID_BYTES_MAX)),
         "id" | "sandbox" => Some(text(TOKEN, 1, SANDBOX_ID_BYTES_MAX)),
         "kind" => {
             Some(json!({"type": "string", "enum": Report::kinds().map(TickKind::as_str).collect::<Vec<_>>()}))

@@ -71,6 +71,10 @@ faults! {
     OfPutPool: GATE, RELAY, Verb::PutPool.own_faults();
     /// For draining or removing a pool.
     OfPoolOrder: GATE, RELAY, Verb::DrainPool.own_faults();
+    /// For writing a template.
+    OfPutTemplate: GATE, RELAY, Verb::PutTemplate.own_faults();
+    /// For removing a template.
+    OfTemplateOrder: GATE, RELAY, Verb::RemoveTemplate.own_faults();
     /// For the bulk removal of records.
     OfBulkDelete: GATE, RELAY, Verb::BulkDelete.own_faults();
     /// For a run on demand.
