@@ -25,6 +25,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 mod control;
+mod templates;
 #[cfg(test)]
 mod tests;
 
@@ -275,7 +276,7 @@ impl Client {
         self.ask(Verb::Health, &serde_json::json!({})).await
     }
 
-    /// Sends any request of the contract. Operators' verbs work over NATS only.
+    /// Sends any request of the contract. Operators' verbs work over NATS only, except those about templates.
     ///
     /// # Errors
     /// [`ClientError`], as for every call.

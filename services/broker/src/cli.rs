@@ -3,7 +3,9 @@
 use crate::role::Role;
 use crate::up::Overlay;
 use crate::views::View;
-use crate::{child, client, context, deletions, doctor, operate, pools, store, table, tick, token, up};
+use crate::{
+    child, client, context, deletions, doctor, operate, pools, store, table, templates, tick, token, up,
+};
 use clap::{CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
 use runtime::policy::read_worker_threads;
@@ -39,6 +41,8 @@ enum Command {
     Deletions(deletions::Options),
     /// Show, change, drain and remove pools, over NATS (`NATS_URL` …).
     Pools(pools::Options),
+    /// Show, write and delete templates, over NATS (`NATS_URL` …).
+    Templates(templates::Options),
     /// Inspect the table (`DYNAMODB_TABLE` …) and change the settings that its processes must share.
     Table(table::Options),
     /// Look for faults of NATS (`NATS_URL` …), the roles, the table (`DYNAMODB_TABLE` …) and the provider (`CSP_BASE_URL`
@@ -118,6 +122,7 @@ fn run(command: Command) -> anyhow::Result<u8> {
         Command::View(view) => block_on(view.run(&operator_env()?))?,
         Command::Deletions(options) => block_on(options.run(&operator_env()?))?,
         Command::Pools(options) => block_on(options.run(&operator_env()?))?,
+        Command::Templates(options) => block_on(options.run(&operator_env()?))?,
         Command::Table(options) => block_on(options.run(&operator_env()?))?,
         Command::Client(options) => return Ok(block_on(options.run(&ProcessEnv))?.code()),
         Command::Tick(options) => return Ok(block_on(options.run(&operator_env()?))?.code()),

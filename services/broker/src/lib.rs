@@ -40,6 +40,7 @@ mod output;
 mod pools;
 pub mod store;
 mod table;
+mod templates;
 mod tick;
 pub mod ticks;
 mod token;
