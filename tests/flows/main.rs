@@ -31,6 +31,7 @@ mod stalled;
 mod store_command;
 mod table;
 mod table_index;
+mod templates;
 mod throttle;
 mod tick_command;
 mod ticks;
