@@ -3,13 +3,14 @@
 use crate::{is_one_line, split_line};
 use contract::deletions::ParkedDeletion;
 use contract::events::{parse_rfc3339, rfc3339};
+use contract::templates::{PutTemplateRequest, TemplateSettings};
 use contract::{
     Census, DeletionWork, Event, FaultBody, Outcome, Pause, PauseRequest, RunReport, Subjects, ThrottleState,
     TickKind, TickOrder, Verb,
 };
 use domain::{
     Actor, ExternalId, IdempotencyKey, InvalidId, LabId, NamePrefix, OwnerId, PoolName, Reason, SandboxId,
-    SandboxName, ids,
+    SandboxName, TemplateId, ids,
 };
 use ingress::tokens::file;
 use ports::store::PageCursor;
@@ -34,6 +35,7 @@ pub fn hold(input: &[u8]) {
         "report" => same::<RunReport>(rest),
         "census" => same::<Census>(rest),
         "fault" => same::<FaultBody>(rest),
+        "template" => template(rest),
         _ => {
             if let Ok(text) = std::str::from_utf8(rest) {
                 of_text(kind, text);
@@ -56,6 +58,7 @@ fn of_text(kind: &str, text: &str) {
 fn every_id(text: &str) {
     id(text, ids::SANDBOX_ID_BYTES_MAX, SandboxId::parse);
     id(text, ids::POOL_NAME_BYTES_MAX, PoolName::parse);
+    id(text, ids::TEMPLATE_ID_BYTES_MAX, TemplateId::parse);
     id(text, ids::SANDBOX_NAME_BYTES_MAX, SandboxName::parse);
     id(text, ids::SANDBOX_NAME_BYTES_MAX, NamePrefix::parse);
     id(text, ids::EXTERNAL_ID_BYTES_MAX, ExternalId::parse);
@@ -115,6 +118,16 @@ fn names(text: &str) {
         assert_eq!(outcome.as_str(), text);
     }
     let _ = Event::version_in(text);
+}
+
+/// Valid settings mean the same after they were written with every default.
+fn template(body: &[u8]) {
+    let Ok(request) = serde_json::from_slice::<PutTemplateRequest>(body) else { return };
+    let text = serde_json::to_vec(&request).expect("what was read can be written");
+    assert_eq!(serde_json::from_slice::<PutTemplateRequest>(&text).ok().as_ref(), Some(&request));
+    if let Ok(spec) = request.settings.spec() {
+        assert_eq!(TemplateSettings::of(&spec).spec(), Ok(spec));
+    }
 }
 
 /// An unreadable body orders nothing; only an explicit one forces.
