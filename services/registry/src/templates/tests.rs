@@ -202,6 +202,32 @@ async fn pool_that_names_a_template_during_its_removal_keeps_it() {
     }
 }
 
+/// A removal during which another operator writes version 2, and the rig on its store.
+async fn removal_beside_a_change(body: Value) -> (Result<Value, Fault>, Rig) {
+    let rig = Rig::new();
+    rig.ask(Verb::PutTemplate, put(64)).await.unwrap();
+    // The first call reads the head, the second one marks it.
+    let faulty = FaultyStore::new(Arc::clone(&rig.memory) as _).with(1, StoreFaultKind::PauseBefore);
+    let faulty = Arc::new(faulty);
+    let slow = registry(Arc::clone(&faulty) as Arc<dyn Store>);
+    let asked =
+        tokio::spawn(async move { ask_as(&slow, Principal::default(), Verb::RemoveTemplate, body).await });
+    faulty.paused().await;
+    rig.ask(Verb::PutTemplate, put(128)).await.unwrap();
+    faulty.resume();
+    (asked.await.unwrap(), rig)
+}
+
+#[tokio::test]
+async fn removal_that_loses_a_race_looks_again() {
+    let (removed, _) = removal_beside_a_change(json!({"template": "python"})).await;
+    let removed = removed.unwrap();
+    assert_eq!((&removed["version"], &removed["removed_at"]), (&json!(2), &json!(NOW.get())));
+    let (refused, rig) = removal_beside_a_change(json!({"template": "python", "version": 1})).await;
+    assert_eq!(refused.unwrap_err().code, FaultCode::InvalidState);
+    assert_eq!(rig.ask(Verb::Template, json!({"template": "python"})).await.unwrap()["version"], 2);
+}
+
 #[tokio::test]
 async fn lists_are_paged_by_opaque_cursors() {
     let rig = Rig::new();
