@@ -39,7 +39,7 @@ use faults::{OfOpen, OfProbe};
                                        For a token with the role `lab` or `user`."),
         (name = "operators", description = "What operators do: look at sandboxes, deletions and events, start runs, change \
                                             pools. For a token with the role `operator` or `admin`; `read-only` may look."),
-        (name = "templates", description = "How sandboxes of created kinds are made. Any token may look; a token with the role \
+        (name = "templates", description = "How sandboxes of created kinds are made. Any token for all pools may look; one with the role \
                                             `operator` or `admin` may change them."),
         (name = "open", description = "What needs no token: health, metrics, this description, the console.")
     ),
