@@ -5,8 +5,8 @@ use contract::deletions::ParkedDeletion;
 use contract::events::{parse_rfc3339, rfc3339};
 use contract::templates::{PutTemplateRequest, TemplateSettings};
 use contract::{
-    Census, DeletionWork, Event, FaultBody, Outcome, Pause, PauseRequest, RunReport, Subjects, ThrottleState,
-    TickKind, TickOrder, Verb,
+    Census, DeletionWork, Event, FaultBody, Outcome, Pause, PauseRequest, ProvisionLane, ProvisionWork,
+    RunReport, Subjects, ThrottleState, TickKind, TickOrder, Verb,
 };
 use domain::{
     Actor, ExternalId, IdempotencyKey, InvalidId, LabId, NamePrefix, OwnerId, PoolName, Reason, SandboxId,
@@ -143,11 +143,21 @@ fn tick(body: &[u8]) {
 }
 
 fn work(body: &[u8]) {
+    provision(body);
     same::<DeletionWork>(body);
     let Ok(work) = serde_json::from_slice::<DeletionWork>(body) else { return };
     let Ok((sandbox, pool, _)) = work.parts() else { return };
     let subject = Subjects::default().deletion_work(&pool, &sandbox);
     assert_eq!(Subjects::default().pool_of_work(&subject), Some(pool), "the subject names the pool");
+}
+
+fn provision(body: &[u8]) {
+    same::<ProvisionWork>(body);
+    let Ok(work) = serde_json::from_slice::<ProvisionWork>(body) else { return };
+    let Ok((sandbox, pool, ..)) = work.parts() else { return };
+    let lane = ProvisionLane { priority: work.priority(), pool };
+    let subject = Subjects::default().provision_work(&lane, &sandbox);
+    assert_eq!(Subjects::default().lane_of_provision(&subject), Some(lane), "the subject names the lane");
 }
 
 fn event(body: &[u8]) {

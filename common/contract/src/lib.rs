@@ -52,7 +52,7 @@ pub use named::{
 };
 pub use orders::{ExtendRequest, OrderReply, OrderRequest};
 pub use principal::{PRINCIPAL_BYTES_MAX, Principal, Rights, Role};
-pub use provisions::ProvisionWork;
+pub use provisions::{ProvisionLane, ProvisionPriority, ProvisionWork};
 pub use queue::{
     DeletionEntry, DeletionPlace, DeletionTotals, DeletionsReply, DeletionsRequest, PreCleanView,
 };

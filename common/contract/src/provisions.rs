@@ -2,6 +2,7 @@
 
 use domain::{Descriptor, Epoch, InvalidId, PoolName, Sandbox, SandboxId, State, TemplateVersion};
 use serde::{Deserialize, Serialize};
+use strum::IntoEnumIterator as _;
 use utoipa::ToSchema;
 
 /// Version of [`ProvisionWork`] that this build writes and reads.
@@ -26,6 +27,44 @@ pub struct ProvisionWork {
     pub requested_at: u64,
 }
 
+/// Which work of a pool a runner does first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, strum::IntoStaticStr, strum::EnumIter)]
+#[strum(serialize_all = "snake_case")]
+pub enum ProvisionPriority {
+    /// A claim waits for the sandbox.
+    Lease,
+    /// The sandbox is to be free.
+    Fill,
+}
+
+/// The work of one pool with one priority; it has a consumer of its own.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ProvisionLane {
+    /// The priority.
+    pub priority: ProvisionPriority,
+    /// The pool.
+    pub pool: PoolName,
+}
+
+// === impl ProvisionPriority ===
+
+impl ProvisionPriority {
+    /// Its token in subjects and names.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        self.into()
+    }
+}
+
+// === impl ProvisionLane ===
+
+impl ProvisionLane {
+    /// Both lanes of a pool, the more urgent one first.
+    pub fn both(pool: &PoolName) -> impl Iterator<Item = Self> {
+        ProvisionPriority::iter().map(|priority| Self { priority, pool: pool.clone() })
+    }
+}
+
 // === impl ProvisionWork ===
 
 impl ProvisionWork {
@@ -42,6 +81,12 @@ impl ProvisionWork {
             is_leased: provision.lease.is_some(),
             requested_at: provision.requested_at.get(),
         })
+    }
+
+    /// Its priority.
+    #[must_use]
+    pub const fn priority(&self) -> ProvisionPriority {
+        if self.is_leased { ProvisionPriority::Lease } else { ProvisionPriority::Fill }
     }
 
     /// The sandbox, its pool, the epoch and the version of the template, as checked ids.

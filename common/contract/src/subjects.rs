@@ -5,6 +5,8 @@ use super::ticks::TickKind;
 use domain::{Cause, PoolName, SandboxId};
 use strum::IntoEnumIterator as _;
 
+mod provisions;
+
 /// What a fleet's subjects begin with unless another prefix is configured.
 pub const DEFAULT_PREFIX: &str = "sandbox";
 /// Version of the request contract, second token of its subjects.
