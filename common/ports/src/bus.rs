@@ -1,7 +1,8 @@
 //! The bus port: requests and replies, work that is delivered until it is done, ticks, and reports.
 //!
 //! Requests may be lost at any time; they have keys, so that callers can repeat them. Deletion work is delivered at
-//! least once. A worker returns a [`Verdict`] for each delivery; only the adapter acknowledges messages.
+//! least once, and so is the work that creates sandboxes. A worker returns a [`Verdict`] for each delivery; only the adapter
+//! acknowledges messages.
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -19,8 +20,10 @@ pub mod intake;
 mod marks;
 mod rebuilt;
 mod requests;
+pub mod rotation;
 mod switch;
 mod turns;
+mod work;
 
 pub use context::{Attempt, Context, Dropped};
 pub use feed::{
@@ -30,13 +33,17 @@ pub use feed::{
 pub use marks::TableMarks;
 pub use rebuilt::{EventLogState, Rebuilt};
 pub use requests::{LateReply, Requests, Unanswered};
+pub use rotation::ServedPools;
 pub use switch::{CachedSwitch, SwitchCache};
 pub use turns::{Periodic, TickTurn, TickTurns};
+pub use work::{Delivery, Verdict, Work, Worker};
 
 /// How long the stream recognises repeated ticks of a turn: twice the longest period of a scheduler.
 pub const TICK_DEDUP_WINDOW: Duration = Duration::from_secs(2 * 3_600);
 /// Ticks of one kind in the stream: one whose run is in progress and one that waits.
 pub const TICKS_OF_A_KIND_MAX: usize = 2;
+/// Silence of a runner after which its work is given to another one; a runner reports progress every third of it.
+pub const PROVISION_ACK_WAIT: Duration = Duration::from_secs(15);
 /// Silence after which a tick is given to another reconciler; a running reconciler reports progress every third of it.
 pub const TICK_ACK_WAIT: Duration = Duration::from_secs(15);
 
@@ -119,32 +126,6 @@ pub struct TickReceipt {
     pub duplicate: bool,
 }
 
-/// One delivery of deletion work.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Delivery {
-    /// The work.
-    pub work: DeletionWork,
-    /// How often this message was delivered, this time included.
-    pub deliveries: u64,
-}
-
-/// What happens to a delivery.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// Done, or no longer wanted: the message leaves the queue.
-    Done,
-    /// Not yet: the message returns after the delay and uses no slot until then.
-    Retry {
-        /// How long to wait.
-        delay: Duration,
-    },
-    /// Given up after it was parked: the message leaves the queue, marked as terminated.
-    GiveUp {
-        /// Why.
-        reason: String,
-    },
-}
-
 /// Answers requests.
 #[async_trait]
 pub trait Handler: Send + Sync {
@@ -153,19 +134,6 @@ pub trait Handler: Send + Sync {
 
     /// Counts a request that is dropped without an answer.
     fn dropped(&self, _verb: Verb, _request_id: &str, _why: Dropped) {}
-}
-
-/// Works on deliveries.
-#[async_trait]
-pub trait Worker: Send + Sync {
-    /// Works on one delivery. The adapter keeps the delivery alive in the meantime.
-    async fn work(&self, delivery: Delivery) -> Verdict;
-
-    /// How many deliveries of a pool the worker can use now, at most `places`; the adapter asks before it fetches. After a zero
-    /// it asks again when that time has passed, or somewhat earlier.
-    async fn admit(&self, _pool: &PoolName, places: usize) -> (usize, Duration) {
-        (places, Duration::ZERO)
-    }
 }
 
 /// Runs on the ticks of one kind.
@@ -215,6 +183,19 @@ pub trait DeletionQueue: Send + Sync {
         &self,
         worker: std::sync::Arc<dyn Worker>,
         in_flight_max: usize,
+        stop: CancellationToken,
+    ) -> Result<(), BusError>;
+}
+
+/// Consuming work that creates sandboxes.
+#[async_trait]
+pub trait ProvisionQueue: Send + Sync {
+    /// Works on deliveries for `pools`, which may change at any time, until `stop`. Then it takes no more, finishes what it
+    /// has, and returns. The worker admits each delivery before it is fetched; see [`rotation`] for the order.
+    async fn consume(
+        &self,
+        worker: std::sync::Arc<dyn Worker<ProvisionWork>>,
+        pools: tokio::sync::watch::Receiver<ServedPools>,
         stop: CancellationToken,
     ) -> Result<(), BusError>;
 }

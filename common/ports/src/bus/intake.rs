@@ -1,9 +1,7 @@
-//! Input handling that all buses share: checks of requests before the handler, and parsing of deletion work before the
-//! worker.
+//! Input handling that all buses share: checks of requests before the handler, and parsing of work before the worker.
 
-use super::{Answer, Dropped, Handler, Request};
+use super::{Answer, Dropped, Handler, Request, Work};
 use crate::clock::Clock;
-use contract::deletions::DELETION_WORK_VERSION;
 use contract::limits::{REQUEST_BYTES_MAX, REQUEST_ID_BYTES_MAX};
 use contract::{DeletionWork, Fault, FaultCode};
 
@@ -51,16 +49,19 @@ pub fn refuse(code: FaultCode, message: &str) -> Answer {
 }
 
 /// The work in a message, or the reason why no worker can do it.
+pub fn work<W: Work>(payload: &[u8]) -> Result<W, String> {
+    let kind = W::NAME;
+    let work = W::parse(payload).map_err(|error| format!("no {kind} work: {error}"))?;
+    if work.version() != W::VERSION {
+        return Err(format!("{kind} work of version {} cannot be read by this build", work.version()));
+    }
+    work.check().map_err(|problem| format!("no {kind} work: {problem}"))?;
+    Ok(work)
+}
+
+/// The deletion work in a message, or the reason why no worker can do it.
 pub fn deletion_work(payload: &[u8]) -> Result<DeletionWork, String> {
-    let work: DeletionWork =
-        serde_json::from_slice(payload).map_err(|error| format!("no deletion work: {error}"))?;
-    if work.version != DELETION_WORK_VERSION {
-        return Err(format!("deletion work of version {} cannot be read by this build", work.version));
-    }
-    match work.parts() {
-        Ok(_) => Ok(work),
-        Err(problem) => Err(format!("no deletion work: its sandbox or pool {problem}")),
-    }
+    work(payload)
 }
 
 /// Makes a text valid as a header value, which has one line.
