@@ -7,7 +7,7 @@
 
 use contract::{Census, KnownMark};
 use parking_lot::{Mutex, MutexGuard};
-use ports::bus::BusError;
+use ports::bus::{BusError, PROVISION_ACK_WAIT};
 use ports::clock::Clock;
 use ports::random::Random;
 use runtime::throttle::ThrottleRules;
@@ -23,13 +23,15 @@ mod event_log;
 mod feed;
 mod held;
 mod marks;
+mod provisions;
 mod queue;
 mod requests;
 mod throttle;
 mod ticks;
 mod upkeep;
+mod work;
 
-pub use deletions::ParkedCopy;
+pub use work::ParkedCopy;
 
 /// The settings of a memory bus, with the defaults of the bus on NATS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +40,8 @@ pub struct MemoryConfig {
     pub deletions_in_flight_max: usize,
     /// Time after the end of a worker without a verdict, until its deletion is given to another one.
     pub deletion_ack_wait: Duration,
+    /// The same for the work of a runner.
+    pub provision_ack_wait: Duration,
     /// The provider throttle.
     pub throttle: ThrottleRules,
     /// Longest wait for work in progress when a consumer stops.
@@ -55,7 +59,7 @@ pub struct MemoryBus {
 pub enum Call {
     /// A request.
     Request,
-    /// The announcement of a deletion.
+    /// The announcement of work.
     Announce,
     /// The copy of a parked deletion.
     Park,
@@ -117,7 +121,8 @@ struct Inside {
     is_connected: bool,
     losses: BTreeMap<Call, VecDeque<Loss>>,
     members: requests::Members,
-    deletions: deletions::DeletionStreams,
+    deletions: work::WorkStreams,
+    provisions: work::WorkStreams,
     events: event_log::EventStream,
     ticks: ticks::TickStream,
     throttle: throttle::Throttle,
@@ -133,6 +138,7 @@ impl Default for MemoryConfig {
         Self {
             deletions_in_flight_max: 8,
             deletion_ack_wait: Duration::from_secs(15),
+            provision_ack_wait: PROVISION_ACK_WAIT,
             throttle: ThrottleRules::default(),
             finish_timeout: Duration::from_secs(18),
         }
@@ -145,7 +151,7 @@ impl Call {
     const fn operation(self) -> &'static str {
         match self {
             Self::Request => "send a request",
-            Self::Announce => "announce a deletion",
+            Self::Announce => "announce work",
             Self::Park => "park a deletion",
             Self::Unqueue | Self::Unpark => "remove a message",
             Self::Append => "append an event",
@@ -176,7 +182,8 @@ impl MemoryBus {
             is_connected: true,
             losses: BTreeMap::new(),
             members: requests::Members::default(),
-            deletions: deletions::DeletionStreams::default(),
+            deletions: work::WorkStreams::default(),
+            provisions: work::WorkStreams::default(),
             events: event_log::EventStream::default(),
             ticks: ticks::TickStream::default(),
             throttle: throttle::Throttle::default(),
@@ -236,6 +243,7 @@ impl MemoryBus {
         let now_ms = self.shared.clock.now_ms();
         let mut inside = self.inside();
         inside.deletions.settle(now_ms);
+        inside.provisions.settle(now_ms);
         step(&mut inside, now_ms)
     }
 

@@ -2,12 +2,15 @@
 
 use super::queue::{Taken, WorkQueue};
 use super::{Call, Inside, MemoryBus};
+use bytes::Bytes;
 use std::time::Duration;
+use tokio::sync::watch;
 
 /// Which of the work queues.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Queue {
     Deletions,
+    Provisions,
     Ticks,
 }
 
@@ -26,17 +29,19 @@ impl Queue {
     fn of(self, inside: &mut Inside) -> &mut WorkQueue {
         match self {
             Self::Deletions => &mut inside.deletions.work,
+            Self::Provisions => &mut inside.provisions.work,
             Self::Ticks => &mut inside.ticks.queue,
         }
     }
 
     /// When a further message may become available by itself: a retry that is due, or one whose worker ended.
-    fn next_moment_ms(self, inside: &mut Inside) -> Option<u64> {
+    fn next_moment_ms(self, inside: &mut Inside, now_ms: u64) -> Option<u64> {
         let due_ms = match self {
             Self::Deletions => inside.deletions.next_due_ms(),
+            Self::Provisions => inside.provisions.next_due_ms(),
             Self::Ticks => None,
         };
-        due_ms.into_iter().chain(self.of(inside).next_return_ms()).min()
+        due_ms.into_iter().chain(self.of(inside).next_return_ms(now_ms)).min()
     }
 }
 
@@ -50,25 +55,46 @@ impl MemoryBus {
         queue: Queue,
         in_flight_max: usize,
         ack_wait: Duration,
-        is_wanted: impl Fn(&str) -> bool,
+        is_wanted: impl Fn(&str, &Bytes) -> bool,
     ) -> Held {
         let mut changes = self.shared.changes.subscribe();
         loop {
             changes.mark_unchanged();
-            let (taken, wake_ms) = self.look(|inside, now_ms| {
-                if !inside.is_connected {
-                    return (None, None);
-                }
-                let taken = queue.of(inside).take(now_ms, in_flight_max, &is_wanted);
-                (taken, queue.next_moment_ms(inside))
-            });
-            if let Some(taken) = taken {
-                return Held { bus: self.clone(), queue, ack_wait, taken, is_settled: false };
+            if let Some(held) = self.try_next(queue, in_flight_max, ack_wait, &is_wanted) {
+                return held;
             }
-            tokio::select! {
-                _ = changes.changed() => {}
-                () = self.sleep_until(wake_ms) => {}
+            self.until_change(queue, &mut changes).await;
+        }
+    }
+
+    /// As [`MemoryBus::next`], without waiting.
+    pub(super) fn try_next(
+        &self,
+        queue: Queue,
+        in_flight_max: usize,
+        ack_wait: Duration,
+        is_wanted: impl Fn(&str, &Bytes) -> bool,
+    ) -> Option<Held> {
+        let taken = self.look(|inside, now_ms| {
+            if !inside.is_connected {
+                return None;
             }
+            queue.of(inside).take(now_ms, in_flight_max, is_wanted)
+        })?;
+        Some(Held { bus: self.clone(), queue, ack_wait, taken, is_settled: false })
+    }
+
+    /// Waits until a message may have become available.
+    pub(super) async fn until_change(&self, queue: Queue, changes: &mut watch::Receiver<u64>) {
+        let wake_ms =
+            self.look(
+                |inside, now_ms| {
+                    if inside.is_connected { queue.next_moment_ms(inside, now_ms) } else { None }
+                },
+            );
+        tokio::select! {
+            _ = changes.changed() => {}
+            () = self.sleep_until(wake_ms) => {}
         }
     }
 

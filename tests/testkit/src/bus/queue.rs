@@ -55,9 +55,14 @@ pub(super) struct Taken {
 impl WorkQueue {
     /// Adds a message and returns its sequence.
     pub(super) fn push(&mut self, key: String, payload: Bytes, now_ms: u64) -> u64 {
+        self.push_again(key, payload, 0, now_ms)
+    }
+
+    /// As [`WorkQueue::push`], for work that was delivered so often in other messages.
+    pub(super) fn push_again(&mut self, key: String, payload: Bytes, deliveries: u64, now_ms: u64) -> u64 {
         let sequence = self.next_sequence();
         let since = UnixSeconds::new(now_ms / 1_000);
-        let message = Message { key, payload, since, deliveries: 0, place: Place::Waiting };
+        let message = Message { key, payload, since, deliveries, place: Place::Waiting };
         self.messages.insert(sequence, message);
         sequence
     }
@@ -114,7 +119,7 @@ impl WorkQueue {
         &mut self,
         now_ms: u64,
         in_flight_max: usize,
-        is_wanted: impl Fn(&str) -> bool,
+        is_wanted: impl Fn(&str, &Bytes) -> bool,
     ) -> Option<Taken> {
         for message in self.messages.values_mut() {
             if matches!(message.place, Place::Left { until_ms } if until_ms <= now_ms) {
@@ -122,7 +127,10 @@ impl WorkQueue {
             }
         }
         let mut lanes: BTreeMap<&str, Lane> = BTreeMap::new();
-        for (sequence, message) in self.messages.iter().filter(|(_, message)| is_wanted(&message.key)) {
+        for (sequence, message) in self.messages.iter() {
+            if !is_wanted(&message.key, &message.payload) {
+                continue;
+            }
             let lane = lanes.entry(lane_of(&message.key)).or_default();
             match message.place {
                 Place::Waiting => lane.oldest = lane.oldest.or(Some(*sequence)),
@@ -144,10 +152,10 @@ impl WorkQueue {
         })
     }
 
-    /// When the next message of an ended worker returns; none if there is none.
-    pub(super) fn next_return_ms(&self) -> Option<u64> {
+    /// When the next message of an ended worker returns after `now_ms`; none if there is none.
+    pub(super) fn next_return_ms(&self, now_ms: u64) -> Option<u64> {
         let returns = self.messages.values().filter_map(|message| match message.place {
-            Place::Left { until_ms } => Some(until_ms),
+            Place::Left { until_ms } => Some(until_ms).filter(|until_ms| *until_ms > now_ms),
             Place::Waiting | Place::UnderWay => None,
         });
         returns.min()

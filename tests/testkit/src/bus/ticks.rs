@@ -135,7 +135,7 @@ impl TickQueue for MemoryBus {
             let held = tokio::select! {
                 biased;
                 () = stop.cancelled() => return Ok(()),
-                held = self.next(Queue::Ticks, 1, TICK_ACK_WAIT, |key| key == kind.as_str()) => held,
+                held = self.next(Queue::Ticks, 1, TICK_ACK_WAIT, |key, _| key == kind.as_str()) => held,
             };
             let timeout = async {
                 stop.cancelled().await;

@@ -1,6 +1,6 @@
 //! Inspects and repairs the queue and the parked messages.
 
-use super::deletions::{DeletionStreams, key_of};
+use super::work::{Kind as _, WorkStreams};
 use super::{Call, MemoryBus, failed};
 use async_trait::async_trait;
 use contract::ParkedDeletion;
@@ -67,7 +67,7 @@ impl Upkeep for MemoryBus {
     }
 
     async fn park_again(&self, parked: &ParkedDeletion) -> Result<Announced, BusError> {
-        let key = key_of(&parked.work).map_err(failed("park a deletion again"))?;
+        let key = parked.work.key().map_err(failed("park a deletion again"))?;
         let copy = super::deletions::copy_of(parked)?;
         self.call(Call::Park, |inside, _| inside.deletions.park_again(key, copy))
     }
@@ -81,9 +81,9 @@ impl Upkeep for MemoryBus {
     }
 }
 
-// === impl DeletionStreams ===
+// === impl WorkStreams ===
 
-impl DeletionStreams {
+impl WorkStreams {
     fn all(&self) -> Vec<QueuedMessage> {
         self.messages(|_| true)
     }
