@@ -4,12 +4,14 @@
 //! deliveries as the process has slots; all lanes wait for slots in one first-in-first-out queue. So a delivery waits
 //! for at most one round of the other lanes.
 
+use super::kinds::Kind;
 use super::streams::{Source, keep_alive};
 use super::whole::Maintenance;
 use super::{NatsBus, failed};
 use async_nats::jetstream::Message;
 use async_nats::jetstream::consumer::pull;
 use async_trait::async_trait;
+use contract::DeletionWork;
 use contract::subjects::OLD_REAPER_CONSUMER;
 use domain::PoolName;
 use futures_util::TryStreamExt as _;
@@ -65,12 +67,7 @@ impl DeletionQueue for NatsBus {
         lanes.open_lanes(&fetching).await;
         fetching.close();
         fetching.wait().await;
-        lanes.running.close();
-        // Deliveries that are cut off are returned and done again elsewhere; every step is safe to repeat.
-        if tokio::time::timeout(self.config.finish_timeout, lanes.running.wait()).await.is_err() {
-            lanes.cut.cancel();
-            lanes.running.wait().await;
-        }
+        self.finish_running(&lanes.running, &lanes.cut).await;
         Ok(())
     }
 }
@@ -84,7 +81,7 @@ impl Lanes {
         let mut scanned_at: Option<Instant> = None;
         while !self.stop.is_cancelled() {
             let is_due = scanned_at.is_none_or(|then| then.elapsed() >= SUBJECT_SCAN_PERIOD);
-            match self.bus.pools_of_queue(is_due).await {
+            match self.bus.lanes_of_queue::<DeletionWork>(is_due).await {
                 Ok(pools) => {
                     scanned_at = if is_due { Some(Instant::now()) } else { scanned_at };
                     for pool in pools {
@@ -159,53 +156,58 @@ impl Lanes {
 // === impl NatsBus ===
 
 impl NatsBus {
-    /// Creates the consumer of a pool unless it exists. A consumer that an operator paused stays paused.
+    /// Creates the consumer of a pool's deletions unless it exists. A consumer that an operator paused stays paused.
     ///
     /// # Errors
     /// [`BusError`] when the server does not create it.
     pub async fn open_pool(&self, pool: &PoolName) -> Result<(), BusError> {
-        let stream = self.config.subjects.deletions_stream();
-        self.keep_consumer(stream, self.consumer_of(pool), Maintenance::CorrectAll).await?;
-        self.opened.lock().insert(pool.clone());
+        self.open_lane::<DeletionWork>(pool).await
+    }
+
+    async fn open_lane<K: Kind>(&self, lane: &K::Lane) -> Result<(), BusError> {
+        let subjects = &self.config.subjects;
+        self.keep_consumer(K::stream(subjects), self.consumer_of::<K>(lane), Maintenance::CorrectAll).await?;
+        self.opened.lock().insert(K::consumer(subjects, lane));
         Ok(())
     }
 
-    /// The consumer of a pool, which may have another limit than the fleet.
-    fn consumer_of(&self, pool: &PoolName) -> pull::Config {
-        let spec = self.pools.as_ref().map(PoolWatch::current);
-        let in_flight_max = spec.as_ref().and_then(|pools| pools.get(pool)?.deletions_in_flight_max);
-        self.config.reaper_config(pool, in_flight_max)
+    /// The consumer of a lane, whose pool may have another limit than the fleet.
+    fn consumer_of<K: Kind>(&self, lane: &K::Lane) -> pull::Config {
+        let pools = self.pools.as_ref().map(PoolWatch::current);
+        let spec = pools.as_ref().and_then(|pools| pools.get(K::pool(lane)));
+        K::consumer_config(&self.config, lane, spec)
     }
 
-    /// As [`NatsBus::open_pool`], once in this process.
-    pub(super) async fn open_pool_once(&self, pool: &PoolName) {
-        if self.opened.lock().contains(pool) {
+    /// Creates the consumer of a lane unless it exists, once in this process.
+    pub(super) async fn open_lane_once<K: Kind>(&self, lane: &K::Lane) {
+        let name = K::consumer(&self.config.subjects, lane);
+        if self.opened.lock().contains(&name) {
             return;
         }
-        if let Err(error) = self.open_pool(pool).await {
-            // A reaper that scans the subjects will find the message.
-            tracing::warn!(error = %Chain(&error), "the consumer of {pool} does not exist yet");
+        if let Err(error) = self.open_lane::<K>(lane).await {
+            // A process that scans the subjects will find the message.
+            tracing::warn!(error = %Chain(&error), "the consumer {name} does not exist yet");
         }
     }
 
-    /// Maintains the consumers of pools that this process has served, that have one, or that have work in the queue.
+    /// Maintains the consumers of lanes that this process has opened, that have one, or that have work in the queue.
     /// Returns whether anything was changed.
-    pub(super) async fn open_pools_again(&self, maintenance: Maintenance) -> Result<bool, BusError> {
+    pub(super) async fn open_lanes_again<K: Kind>(&self, maintenance: Maintenance) -> Result<bool, BusError> {
         let subjects = &self.config.subjects;
-        let names = self.deletion_consumers().await?;
-        let mut pools = self.pools_of_messages().await?;
-        pools.extend(names.iter().filter_map(|name| subjects.pool_of_consumer(name)));
-        pools.extend(self.opened.lock().iter().cloned());
-        // Created early, so that operators see the consumers before the first deletion.
+        let names = self.consumers_of::<K>().await?;
+        let mut lanes = self.lanes_of_messages::<K>().await?;
+        lanes.extend(names.iter().filter_map(|name| K::lane_of_consumer(subjects, name)));
+        lanes.extend(self.opened.lock().iter().filter_map(|name| K::lane_of_consumer(subjects, name)));
+        // Created early, so that operators see the consumers before the first work.
         if let Some(watched) = &self.pools {
-            pools.extend(watched.current().names().cloned());
+            lanes.extend(watched.current().specs().iter().flat_map(K::lanes));
         }
         let mut is_changed = false;
-        for pool in &pools {
+        for lane in &lanes {
             // Consumers that exist and need no correction cost no call.
-            if maintenance == Maintenance::CorrectAll || !names.contains(&subjects.reaper_consumer(pool)) {
-                let config = self.consumer_of(pool);
-                is_changed |= self.keep_consumer(subjects.deletions_stream(), config, maintenance).await?;
+            if maintenance == Maintenance::CorrectAll || !names.contains(&K::consumer(subjects, lane)) {
+                let config = self.consumer_of::<K>(lane);
+                is_changed |= self.keep_consumer(K::stream(subjects), config, maintenance).await?;
             }
         }
         Ok(is_changed)
@@ -213,55 +215,55 @@ impl NatsBus {
 
     /// Removes the consumer of older builds, which took the work of all pools and blocks the consumers of single pools.
     pub(super) async fn remove_old_consumer(&self) -> Result<(), BusError> {
-        let stream = self.config.subjects.deletions_stream();
-        let names: Vec<String> = self.deletion_consumers().await?;
+        let names = self.consumers_of::<DeletionWork>().await?;
         if names.iter().any(|name| name == OLD_REAPER_CONSUMER) {
+            let stream = self.config.subjects.deletions_stream();
             let deleted = self.jetstream.delete_consumer_from_stream(OLD_REAPER_CONSUMER, stream).await;
             deleted.map_err(failed("remove the old consumer"))?;
         }
         Ok(())
     }
 
-    /// Pools with a consumer; with `scans_subjects` also those with work, whose consumers are then created.
-    async fn pools_of_queue(&self, scans_subjects: bool) -> Result<Vec<PoolName>, BusError> {
+    /// Lanes with a consumer; with `scans_subjects` also those with work, whose consumers are then created.
+    async fn lanes_of_queue<K: Kind>(&self, scans_subjects: bool) -> Result<Vec<K::Lane>, BusError> {
         let subjects = &self.config.subjects;
-        let names = self.deletion_consumers().await?;
-        let mut pools: Vec<_> = names.iter().filter_map(|name| subjects.pool_of_consumer(name)).collect();
+        let names = self.consumers_of::<K>().await?;
+        let mut lanes: Vec<_> = names.iter().filter_map(|name| K::lane_of_consumer(subjects, name)).collect();
         if scans_subjects {
-            for pool in self.pools_of_messages().await? {
-                if !pools.contains(&pool) {
-                    self.open_pool(&pool).await?;
-                    pools.push(pool);
+            for lane in self.lanes_of_messages::<K>().await? {
+                if !lanes.contains(&lane) {
+                    self.open_lane::<K>(&lane).await?;
+                    lanes.push(lane);
                 }
             }
         }
-        Ok(pools)
+        Ok(lanes)
     }
 
-    async fn pools_of_messages(&self) -> Result<BTreeSet<PoolName>, BusError> {
+    async fn lanes_of_messages<K: Kind>(&self) -> Result<BTreeSet<K::Lane>, BusError> {
         let subjects = &self.config.subjects;
-        let stream = self
-            .jetstream
-            .get_stream_no_info(subjects.deletions_stream())
-            .await
-            .map_err(failed("look through the queue"))?;
-        let mut found = stream
-            .info_with_subjects(subjects.deletion_work_all())
-            .await
-            .map_err(failed("look through the queue"))?;
-        let mut pools = BTreeSet::new();
+        let stream = self.stream_to_read(K::stream(subjects)).await?;
+        let mut found =
+            stream.info_with_subjects(K::filter(subjects)).await.map_err(failed("look through the queue"))?;
+        let mut lanes = BTreeSet::new();
         while let Some((subject, _)) = found.try_next().await.map_err(failed("look through the queue"))? {
-            pools.extend(subjects.pool_of_work(&subject));
+            lanes.extend(K::lane_of_subject(subjects, &subject));
         }
-        Ok(pools)
+        Ok(lanes)
     }
 
-    async fn deletion_consumers(&self) -> Result<Vec<String>, BusError> {
-        let stream = self
-            .jetstream
-            .get_stream_no_info(self.config.subjects.deletions_stream())
-            .await
-            .map_err(failed("list the consumers"))?;
+    async fn consumers_of<K: Kind>(&self) -> Result<Vec<String>, BusError> {
+        let stream = self.stream_to_read(K::stream(&self.config.subjects)).await?;
         stream.consumer_names().try_collect().await.map_err(failed("list the consumers"))
+    }
+
+    /// Waits for the end of running work. What is not finished in time is cut off and returned, to be done again elsewhere;
+    /// every step is safe to repeat.
+    pub(super) async fn finish_running(&self, running: &TaskTracker, cut: &CancellationToken) {
+        running.close();
+        if tokio::time::timeout(self.config.finish_timeout, running.wait()).await.is_err() {
+            cut.cancel();
+            running.wait().await;
+        }
     }
 }

@@ -4,7 +4,7 @@ use async_nats::connection::State;
 use async_nats::jetstream::{self, kv};
 use async_nats::{Client, ConnectOptions, Event};
 use contract::Subjects;
-use domain::{PoolName, ProviderName};
+use domain::ProviderName;
 use ports::backoff::longest_pause;
 use ports::bus::BusError;
 use ports::clock::Clock;
@@ -30,6 +30,7 @@ mod event_log;
 mod examine;
 mod feed;
 mod judge;
+mod kinds;
 mod lanes;
 mod link;
 mod marks;
@@ -137,8 +138,8 @@ pub struct NatsBus {
     whole: watch::Sender<Result<(), String>>,
     /// Why the server could not store the last message; `Ok` if it could.
     storing: watch::Sender<Result<(), String>>,
-    /// Pools whose consumer this process has made sure of.
-    opened: Arc<parking_lot::Mutex<BTreeSet<PoolName>>>,
+    /// Consumers of lanes that this process has made sure of.
+    opened: Arc<parking_lot::Mutex<BTreeSet<String>>>,
     /// Where upkeep counts what it did.
     mended: Option<UpkeepMetrics>,
 }

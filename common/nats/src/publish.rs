@@ -1,6 +1,7 @@
-//! Publishes deletion work, parked deletions and ticks, and waits for reports.
+//! Publishes work, parked deletions and ticks, and waits for reports.
 
 use super::judge::{Refusal, server_answer};
+use super::kinds::Kind;
 use super::upkeep::parked_headers;
 use super::{JETSTREAM_TIMEOUT, NatsBus, failed};
 use async_nats::Subscriber;
@@ -59,22 +60,7 @@ pub(super) fn report_key(kind: TickKind) -> String {
 #[async_trait]
 impl Deletions for NatsBus {
     async fn announce(&self, work: &DeletionWork) -> Result<Announced, BusError> {
-        let (id, pool, _) = work.parts().map_err(failed("announce a deletion"))?;
-        let subjects = &self.config.subjects;
-        // Without a message id: within the duplicate window it would suppress the message that replaces a lost one. The
-        // expected sequence alone prevents a second message of this sandbox.
-        let message = PublishMessage::build()
-            .payload(encode(work, "announce a deletion")?)
-            .expected_last_subject_sequence(0)
-            .header(EXPECTED_SEQUENCE_SUBJECT, subjects.deletion_any(&pool, &id).as_str());
-        let subject = subjects.deletion_work(&pool, &id);
-        let published = self.publish_until_acked(subject, message).await;
-        self.open_pool_once(&pool).await;
-        match published {
-            Ok(_) => Ok(Announced::Queued),
-            Err(error) if is_conflict(&error) => Ok(Announced::AlreadyQueued),
-            Err(error) => Err(failed("announce a deletion")(error)),
-        }
+        self.announce_work(work, "announce a deletion").await
     }
 
     async fn park(&self, parked: &ParkedDeletion) -> Result<(), BusError> {
@@ -137,6 +123,24 @@ impl Ticks for NatsBus {
 }
 
 impl NatsBus {
+    async fn announce_work<K: Kind>(&self, work: &K, operation: &'static str) -> Result<Announced, BusError> {
+        let places = work.places(&self.config.subjects).map_err(failed(operation))?;
+        let lane = work.lane().map_err(failed(operation))?;
+        // Without a message id: within the duplicate window it would suppress the message that replaces a lost one. The
+        // expected sequence alone prevents a second message of this sandbox.
+        let message = PublishMessage::build()
+            .payload(encode(work, operation)?)
+            .expected_last_subject_sequence(0)
+            .header(EXPECTED_SEQUENCE_SUBJECT, places.any.as_str());
+        let published = self.publish_until_acked(places.work, message).await;
+        self.open_lane_once::<K>(&lane).await;
+        match published {
+            Ok(_) => Ok(Announced::Queued),
+            Err(error) if is_conflict(&error) => Ok(Announced::AlreadyQueued),
+            Err(error) => Err(failed(operation)(error)),
+        }
+    }
+
     /// Publishes a tick unless one of its kind waits.
     async fn publish_tick(&self, kind: TickKind, message: PublishMessage) -> Result<Published, BusError> {
         let subject = self.config.subjects.tick(kind);

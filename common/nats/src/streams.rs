@@ -4,16 +4,17 @@
 //! acknowledged, so that a crash in between leaves two messages and never none. No more is fetched than can run at
 //! once, because the acknowledgement timer of a message starts at its delivery.
 
+use super::kinds::{Kind, Places};
 use super::{NatsBus, failed};
 use async_nats::HeaderMap;
 use async_nats::jetstream::consumer::PullConsumer;
 use async_nats::jetstream::consumer::pull::Batch;
+use async_nats::jetstream::context::PublishError;
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::{AckKind, Message};
 use async_trait::async_trait;
-use bytes::Bytes;
 use contract::events::rfc3339;
-use contract::{DeletionWork, RunReport, TickKind, TickOrder, headers};
+use contract::{RunReport, TickKind, TickOrder, headers};
 use domain::UnixSeconds;
 use futures_util::StreamExt as _;
 use ports::bus::intake::{self, one_line};
@@ -158,67 +159,90 @@ impl<'a> Source<'a> {
 }
 
 impl NatsBus {
-    pub(super) async fn work_on(&self, worker: &dyn Worker, message: &Message, cut: &CancellationToken) {
-        let work = match intake::deletion_work(&message.payload) {
-            Ok(work) => work,
-            Err(reason) => return self.set_aside(message, &reason).await,
+    pub(super) async fn work_on<K: Kind>(
+        &self,
+        worker: &dyn Worker<K>,
+        message: &Message,
+        cut: &CancellationToken,
+    ) {
+        let (work, places) = match self.read::<K>(message) {
+            Ok(read) => read,
+            Err(reason) => {
+                let sequence = message.info().map_or(0, |info| info.stream_sequence);
+                let subject = K::unreadable(&self.config.subjects, sequence);
+                return self.set_aside::<K>(message, subject, None, &reason).await;
+            }
         };
         if self.is_idle() {
             return give_back(message).await;
         }
-        let deliveries = message.info().map_or(1, |info| u64::try_from(info.delivered).unwrap_or(1));
-        let delivery = Delivery { work: work.clone(), deliveries };
+        let delivery = Delivery { work, deliveries: deliveries::<K>(message) };
         let verdict = tokio::select! {
             verdict = worker.work(delivery) => verdict,
-            () = keep_alive(message, self.config.deletion_ack_wait) => return,
+            () = keep_alive(message, K::ack_wait(&self.config)) => return,
             () = cut.cancelled() => return give_back(message).await,
             () = self.until_idle() => return give_back(message).await,
         };
         match verdict {
             Verdict::Done => finish(message).await,
-            Verdict::Retry { delay } => {
-                match self.schedule_retry(&work, message.payload.clone(), delay).await {
-                    Ok(()) => finish(message).await,
-                    Err(error) => {
-                        // The unacknowledged message is delivered again after the acknowledgement wait.
-                        tracing::warn!(sandbox.id = work.sandbox_id, error = %Chain(&error), "retry not scheduled");
-                    }
+            Verdict::Retry { delay } => match self.schedule_retry::<K>(message, places, delay).await {
+                Ok(()) => finish(message).await,
+                // The unacknowledged message is delivered again after the acknowledgement wait.
+                Err(error) => {
+                    tracing::warn!(nats.subject = %message.subject, error = %Chain(&error), "retry not scheduled");
                 }
+            },
+            Verdict::GiveUp { reason } if K::IS_COUNTED => {
+                let attempts = Some(deliveries::<K>(message));
+                self.set_aside::<K>(message, places.parked, attempts, &reason).await;
             }
             Verdict::GiveUp { reason } => self.terminate(message, &reason).await,
         }
     }
 
-    /// Schedules the original message, so that fields of a newer writer are preserved.
-    async fn schedule_retry(
-        &self,
-        work: &DeletionWork,
-        payload: Bytes,
-        delay: Duration,
-    ) -> Result<(), BusError> {
-        let (id, pool, _) = work.parts().map_err(failed("schedule a retry"))?;
-        let subjects = &self.config.subjects;
-        let due = UnixSeconds::new(self.time.now_ms().div_ceil(1_000)).after(delay);
-        let schedule = format!("@at {}", rfc3339(due));
-        let message = PublishMessage::build()
-            .payload(payload)
-            .header(async_nats::header::NATS_SCHEDULE, schedule.as_str())
-            .header(async_nats::header::NATS_SCHEDULE_TARGET, subjects.deletion_work(&pool, &id).as_str());
-        let subject = subjects.deletion_retry(&pool, &id);
-        self.publish_until_acked(subject, message).await.map(|_| ()).map_err(failed("schedule a retry"))
+    fn read<K: Kind>(&self, message: &Message) -> Result<(K, Places), String> {
+        let work = intake::work::<K>(&message.payload)?;
+        let places = work.places(&self.config.subjects).map_err(|problem| problem.to_string())?;
+        Ok((work, places))
     }
 
-    /// Parks a message that cannot be read, with the reason, and only then removes it from the queue.
-    async fn set_aside(&self, message: &Message, reason: &str) {
-        let sequence = message.info().map_or(0, |info| info.stream_sequence);
+    /// Schedules the original message, so that fields of a newer writer are preserved.
+    async fn schedule_retry<K: Kind>(
+        &self,
+        message: &Message,
+        places: Places,
+        delay: Duration,
+    ) -> Result<(), PublishError> {
+        let due = UnixSeconds::new(self.time.now_ms().div_ceil(1_000)).after(delay);
+        let mut map = HeaderMap::new();
+        map.insert(async_nats::header::NATS_SCHEDULE, format!("@at {}", rfc3339(due)));
+        map.insert(async_nats::header::NATS_SCHEDULE_TARGET, places.work);
+        if K::IS_COUNTED {
+            map.insert(headers::ATTEMPTS, deliveries::<K>(message).to_string());
+        }
+        let retry = PublishMessage::build().headers(map).payload(message.payload.clone());
+        self.publish_until_acked(places.retry, retry).await.map(|_| ())
+    }
+
+    /// Parks a message with the reason, and only then removes it from the queue.
+    async fn set_aside<K: Kind>(
+        &self,
+        message: &Message,
+        subject: String,
+        attempts: Option<u64>,
+        reason: &str,
+    ) {
         let mut map = HeaderMap::new();
         map.insert(headers::PARKED_REASON, one_line(reason));
         map.insert(headers::PARKED_AT, rfc3339(self.clock.now()));
+        if let Some(attempts) = attempts {
+            map.insert(headers::ATTEMPTS, attempts.to_string());
+        }
         let copy = PublishMessage::build().headers(map).payload(message.payload.clone());
-        let subject = self.config.subjects.parked_unreadable(sequence);
         match self.publish_until_acked(subject, copy).await {
             Ok(_) => {
-                tracing::error!(nats.subject = %message.subject, reason, "an unreadable deletion was parked");
+                let what = if attempts.is_none() { "an unreadable" } else { "a given up" };
+                tracing::error!(nats.subject = %message.subject, reason, "{what} {} was parked", K::NAME);
                 self.terminate(message, reason).await;
             }
             Err(error) => {
@@ -251,6 +275,14 @@ impl NatsBus {
         }
         finish(message).await;
     }
+}
+
+/// How often the work of the message was delivered: this message, and if its kind is counted also those before.
+fn deliveries<K: Kind>(message: &Message) -> u64 {
+    let header = message.headers.as_ref().and_then(|map| map.get(headers::ATTEMPTS));
+    let before = header.filter(|_| K::IS_COUNTED).and_then(|count| count.as_str().parse().ok());
+    let now = message.info().map_or(1, |info| u64::try_from(info.delivered).unwrap_or(1));
+    now.saturating_add(before.unwrap_or(0))
 }
 
 /// Reports progress on the message repeatedly. Ends only if that fails.

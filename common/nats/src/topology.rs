@@ -1,11 +1,12 @@
 //! The streams, consumers and the bucket of a fleet, created or updated at the start.
 
+use super::kinds::Kind;
 use super::whole::Maintenance;
 use super::{NatsBus, NatsConfig, failed};
 use async_nats::jetstream::consumer::{AckPolicy, IntoConsumerConfig as _, pull};
 use async_nats::jetstream::stream::{self, DiscardPolicy, RetentionPolicy, StorageType};
-use contract::{Report, TickKind};
-use domain::PoolName;
+use contract::{DeletionWork, Report, TickKind};
+use domain::{PoolName, PoolSpec};
 use ports::bus::{BusError, Rebuilt, TICK_ACK_WAIT, TICK_DEDUP_WINDOW, TICKS_OF_A_KIND_MAX};
 use serde::Serialize;
 use serde_json::Value;
@@ -63,14 +64,14 @@ impl NatsConfig {
     ///
     /// # Errors
     /// When a definition cannot be written as JSON.
-    pub fn definitions(&self, pools: &[PoolName]) -> Result<Vec<Definition>, serde_json::Error> {
+    pub fn definitions(&self, pools: &[PoolSpec]) -> Result<Vec<Definition>, serde_json::Error> {
         let mut all = Vec::new();
         for config in self.streams() {
             let (file, config) = (format!("{}.stream.json", config.name), serde_json::to_value(config)?);
             all.push(Definition { file, config });
         }
         let subjects = &self.subjects;
-        let reapers = pools.iter().map(|pool| (subjects.deletions_stream(), self.reaper_config(pool, None)));
+        let reapers = self.lane_configs::<DeletionWork>(pools);
         let ticks = Report::kinds().map(|kind| (subjects.ticks_stream(), self.tick_consumer_config(kind)));
         for (stream, config) in reapers.chain(ticks) {
             let name = config.durable_name.clone().unwrap_or_default();
@@ -80,17 +81,32 @@ impl NatsConfig {
         Ok(all)
     }
 
+    /// The consumers of one kind of work, with their stream.
+    fn lane_configs<K: Kind>(&self, pools: &[PoolSpec]) -> impl Iterator<Item = (String, pull::Config)> {
+        pools
+            .iter()
+            .flat_map(K::lanes)
+            .map(|lane| (K::stream(&self.subjects), K::consumer_config(self, &lane, None)))
+    }
+
     pub(super) fn streams(&self) -> [stream::Config; 4] {
         [self.deletions_config(), self.parked_config(), self.ticks_config(), self.events_config()]
     }
 
-    /// DELETIONS: the work queue. A retry is a scheduled message, so message schedules have to be enabled.
+    /// DELETIONS.
     fn deletions_config(&self) -> stream::Config {
         let subjects = &self.subjects;
         stream::Config {
             name: subjects.deletions_stream(),
             description: Some("Sandboxes that are to be deleted at the provider".to_owned()),
             subjects: vec![subjects.deletion_work_all(), subjects.deletion_retry_all()],
+            ..self.work_queue_defaults()
+        }
+    }
+
+    /// A work queue. A retry is a scheduled message, so message schedules have to be enabled.
+    fn work_queue_defaults(&self) -> stream::Config {
+        stream::Config {
             retention: RetentionPolicy::WorkQueue,
             allow_message_schedules: true,
             // The server enables it with schedules anyway.

@@ -10,7 +10,7 @@ use async_nats::jetstream::context::{
     ConsumerInfoErrorKind, CreateStreamError, CreateStreamErrorKind, GetStreamErrorKind,
 };
 use async_nats::jetstream::stream;
-use contract::Report;
+use contract::{DeletionWork, Report};
 use ports::backoff::longest_pause;
 use ports::bus::BusError;
 use runtime::telemetry::Chain;
@@ -112,7 +112,7 @@ impl NatsBus {
             note(self.keep_consumer(stream, self.config.tick_consumer_config(kind), maintenance).await);
         }
         note(self.remove_old_consumer().await.map(|()| false));
-        note(self.open_pools_again(maintenance).await);
+        note(self.open_lanes_again::<DeletionWork>(maintenance).await);
         failure.map_or(Ok(is_changed), Err)
     }
 

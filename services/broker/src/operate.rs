@@ -4,7 +4,6 @@ use crate::asyncapi;
 use crate::role::{Role, build_info};
 use anyhow::Context as _;
 use contract::WorkerRole;
-use domain::PoolName;
 use nats::{Definition, NatsConfig};
 use prometheus::Registry;
 use runtime::metrics::{Collectors, describe};
@@ -91,9 +90,8 @@ pub fn definitions(env: &dyn Env) -> anyhow::Result<BTreeMap<String, String>> {
     let mut settings = Settings::new(env);
     let read = (NatsConfig::read(&mut settings), read_pools(&mut settings));
     let (nats, pools) = settings.finish(read)?;
-    let pools: Vec<PoolName> = pools.specs.into_iter().map(|pool| pool.name).collect();
     let mut files = BTreeMap::new();
-    for Definition { file, config } in nats.definitions(&pools)? {
+    for Definition { file, config } in nats.definitions(&pools.specs)? {
         files.insert(file, format!("{}\n", serde_json::to_string_pretty(&config)?));
     }
     Ok(files)
