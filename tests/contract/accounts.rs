@@ -72,13 +72,23 @@ impl User {
 async fn roles_may_publish_only_their_own_subjects() {
     let server = server().await;
     let subjects = Subjects::default();
-    let cases: [(&str, &[&str]); 20] = [
+    let cases: [(&str, &[&str]); 27] = [
         ("sandbox.v1.allocate", &["ingress", "service", "operator"]),
         ("sandbox.v1.replay", &["ingress", "operator"]),
         ("sandbox.v1.put-template", &["ingress", "operator"]),
         ("sandbox.deletions.work.main.2000000", &["allocator", "reconciler"]),
         ("sandbox.deletions.retry.main.2000000", &["reaper"]),
         ("sandbox.parked.main.2000000", &["reaper", "reconciler"]),
+        ("sandbox.provisions.lease.shells.ctr_1", &["allocator", "reconciler"]),
+        ("sandbox.provisions.fill.shells.ctr_1", &["allocator", "reconciler"]),
+        ("sandbox.provisions.retry.shells.ctr_1", &["runner"]),
+        ("sandbox.provisions.parked.shells.ctr_1", &["runner"]),
+        ("$JS.API.CONSUMER.MSG.NEXT.PROVISIONS.runner-lease-shells", &["runner", "operator"]),
+        ("$JS.ACK.PROVISIONS.runner-lease-shells.1.1.1.1.0", &["runner", "operator"]),
+        (
+            "$JS.API.CONSUMER.CREATE.PROVISIONS.runner-lease-shells",
+            &["allocator", "reaper", "reconciler", "scheduler", "operator"],
+        ),
         ("sandbox.ticks.sync", &["ingress", "reconciler", "scheduler", "operator"]),
         ("sandbox.events.claimed.2000000", &["allocator", "reaper", "reconciler"]),
         ("sandbox.reports.sync", &["reconciler"]),
@@ -102,7 +112,7 @@ async fn roles_may_publish_only_their_own_subjects() {
         ("$JS.API.CONSUMER.MSG.NEXT.DELETIONS.reaper-main", &["reaper", "operator"]),
     ];
     assert!(cases[0].0.starts_with(subjects.prefix()), "the file is about the default prefix");
-    for name in ROLES.into_iter().chain(["service", "auditor", "operator"]) {
+    for name in ROLES.into_iter().chain(["runner", "service", "auditor", "operator"]) {
         let mut user = User::connect(&server, name).await;
         for (subject, allowed) in cases {
             assert_eq!(user.may_publish(subject).await, allowed.contains(&name), "{name} on {subject}");
@@ -119,7 +129,7 @@ async fn roles_may_publish_only_their_own_subjects() {
 #[tokio::test]
 async fn roles_may_subscribe_only_to_their_own_subjects() {
     let server = server().await;
-    for name in ROLES.into_iter().chain(["service", "auditor"]) {
+    for name in ROLES.into_iter().chain(["runner", "service", "auditor"]) {
         let mut user = User::connect(&server, name).await;
         for subject in ["sandbox.>", "_INBOX.>", "sandbox.v1.allocate", "_INBOX.operator.>", "$JS.ACK.>"] {
             let _refused = user.client.subscribe(subject).await.unwrap();

@@ -32,7 +32,7 @@ impl Walk {
     fn for_this_fleet(&self, text: &str) -> String {
         let prefix = self.rig.bus.subjects().prefix();
         let mut text = text.replace("sandbox.", &format!("{prefix}."));
-        for stream in ["DELETIONS", "PARKED", "TICKS", "EVENTS"] {
+        for stream in ["DELETIONS", "PROVISIONS", "PARKED", "TICKS", "EVENTS"] {
             text = text.replace(stream, &format!("{stream}-{prefix}"));
         }
         text = text.replace(" broker ", &format!(" broker-{prefix} "));

@@ -84,7 +84,7 @@ pub fn test_user() -> (Option<String>, Option<Secret>) {
 pub fn accounts() -> String {
     let mut text = ACCOUNTS.to_owned();
     let roles = ["INGRESS", "ALLOCATOR", "REGISTRY", "REAPER", "RECONCILER", "SCHEDULER"];
-    for user in roles.into_iter().chain(["SERVICE", "AUDITOR", "OPERATOR", "SYSTEM"]) {
+    for user in roles.into_iter().chain(["RUNNER", "SERVICE", "AUDITOR", "OPERATOR", "SYSTEM"]) {
         text = text.replace(&format!("$NATS_PASSWORD_{user}"), PASSWORD);
     }
     text
@@ -95,7 +95,7 @@ pub fn accounts() -> String {
 fn accounts_of_any_fleet() -> String {
     let mut text =
         accounts().replace("sandbox.", "*.").replace("$KV.broker", "$KV.*").replace("KV_broker", "*");
-    for stream in ["DELETIONS", "PARKED", "TICKS", "EVENTS"] {
+    for stream in ["DELETIONS", "PROVISIONS", "PARKED", "TICKS", "EVENTS"] {
         text = text.replace(&format!(".{stream}"), ".*");
     }
     text.replacen("users: [", &format!("users: [ {{ user: {TEST_USER}, password: {PASSWORD} }}"), 1)
