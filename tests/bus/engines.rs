@@ -130,7 +130,13 @@ impl Engine {
 
 /// A separate fleet on the servers at `url`.
 pub(crate) fn nats_config(url: String, settings: MemoryConfig) -> NatsConfig {
-    let MemoryConfig { deletions_in_flight_max, deletion_ack_wait, throttle, finish_timeout, .. } = settings;
+    let MemoryConfig {
+        deletions_in_flight_max,
+        deletion_ack_wait,
+        provision_ack_wait,
+        throttle,
+        finish_timeout,
+    } = settings;
     let id = uuid::Uuid::now_v7().simple().to_string();
     let (user, password) = servers::test_user();
     NatsConfig {
@@ -144,6 +150,7 @@ pub(crate) fn nats_config(url: String, settings: MemoryConfig) -> NatsConfig {
         replicas: 1,
         deletions_in_flight_max,
         deletion_ack_wait,
+        provision_ack_wait,
         throttle,
         further_throttles: BTreeMap::new(),
         events_kept: Duration::from_secs(24 * 3_600),

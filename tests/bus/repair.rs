@@ -5,7 +5,7 @@ use crate::event_log::{event, kept as kept_mark, life};
 use crate::fixtures::work;
 use async_nats::jetstream::{self, consumer, stream};
 use broker::nats_server::NatsServer;
-use contract::TickKind;
+use contract::{ProvisionLane, ProvisionPriority, ProvisionWork, TickKind};
 use domain::PoolName;
 use futures_util::StreamExt as _;
 use harness::servers;
@@ -77,11 +77,12 @@ async fn connect(config: NatsConfig) -> NatsBus {
     bus
 }
 
-fn all_streams(config: &NatsConfig) -> [String; 5] {
+fn all_streams(config: &NatsConfig) -> [String; 6] {
     let subjects = &config.subjects;
     let bucket = format!("KV_{}", subjects.bucket());
     [
         subjects.deletions_stream(),
+        subjects.provisions_stream(),
         subjects.parked_stream(),
         subjects.events_stream(),
         subjects.ticks_stream(),
@@ -94,6 +95,17 @@ async fn missing_streams_and_consumers_are_recreated() {
     let whole = kept(Maintenance::CreateMissing).await;
     let pool = PoolName::parse("main").unwrap();
     whole.bus.open_pool(&pool).await.unwrap();
+    let lane = ProvisionLane { priority: ProvisionPriority::Fill, pool: pool.clone() };
+    let work = ProvisionWork {
+        version: 1,
+        sandbox_id: "ctr_1".to_owned(),
+        pool: "main".to_owned(),
+        epoch: 0,
+        template: "shell@3".to_owned(),
+        is_leased: false,
+        requested_at: 1,
+    };
+    ports::bus::Provisions::announce(&whole.bus, &work).await.unwrap();
     for name in all_streams(&whole.config) {
         whole.streams.delete_stream(&name).await.unwrap();
         eventually(&format!("{name} to be there again"), TIMEOUT, || whole.streams.get_stream(&name)).await;
@@ -102,6 +114,7 @@ async fn missing_streams_and_consumers_are_recreated() {
     eventually("the throttle state to be updated", TIMEOUT, || whole.bus.acquire()).await;
     let consumers = [
         (whole.config.subjects.deletions_stream(), whole.config.subjects.reaper_consumer(&pool)),
+        (whole.config.subjects.provisions_stream(), whole.config.subjects.runner_consumer(&lane)),
         (whole.config.subjects.ticks_stream(), whole.config.subjects.tick_consumer(TickKind::EXPIRY)),
     ];
     for (stream, name) in consumers {
@@ -117,7 +130,7 @@ async fn missing_streams_and_consumers_are_recreated() {
     }
     eventually("readiness", TIMEOUT, || async { whole.bus.is_whole() }).await;
     // Each is created once at the start and once more; a stream's deletion deletes its consumers.
-    assert_eq!(whole.mended("stream", "made"), 2 * 5);
+    assert_eq!(whole.mended("stream", "made"), 2 * 6);
     assert!(whole.mended("consumer", "made") >= 2, "{}", whole.mended("consumer", "made"));
 }
 
@@ -139,7 +152,7 @@ async fn edited_limits_are_corrected_and_operator_settings_kept() {
         let found = whole.streams.get_stream(&name).await.unwrap().cached_info().config.clone();
         assert_eq!(found.metadata.get("team").map(String::as_str), Some("labs"));
     }
-    assert!(whole.mended("stream", "corrected") >= 5);
+    assert!(whole.mended("stream", "corrected") >= 6);
     let pool = PoolName::parse("main").unwrap();
     whole.bus.open_pool(&pool).await.unwrap();
     let name = whole.config.subjects.reaper_consumer(&pool);

@@ -9,8 +9,8 @@ use contract::throttle::{Breaker, BreakerReason, BreakerStatus, Failing, Forbidd
 use contract::{
     AllocateRequest, Allocation, BreakerState, Census, CensusReport, Counted, CountedBy, DeletionWork,
     DeletionsState, DeletionsStatus, ExpiryReport, Fault, FaultBody, FaultCode, HealthReply, KnownMark,
-    Outcome, ParkedDeletion, Pause, PauseRequest, PoolStats, ReleaseReply, ReleaseRequest, Report,
-    RequestedPeriod, ResumeReply, ResumeRequest, RunReport, RunStatus, SandboxRequest, SandboxView,
+    Outcome, ParkedDeletion, Pause, PauseRequest, PoolStats, ProvisionWork, ReleaseReply, ReleaseRequest,
+    Report, RequestedPeriod, ResumeReply, ResumeRequest, RunReport, RunStatus, SandboxRequest, SandboxView,
     StaleReport, StatsReply, SweepReport, SyncReport, ThrottleState, TickOrder, TurnTaken, Violation,
 };
 use domain::StateName;
@@ -281,6 +281,22 @@ fn deletions() {
     assert_snapshot!(wire(&parked), @r#"{"version":1,"sandbox_id":"2000000","pool":"main","epoch":3,"requested_at":1763683200,"external_id":"identity/accounts/u-0","attempts":8,"reason":"the provider answered 500","parked_at":1763686800}"#);
     // A parked message can be replayed: it reads as the original work.
     reads(&serde_json::to_string(&parked).unwrap(), &work);
+}
+
+#[test]
+fn provisions() {
+    let work = ProvisionWork {
+        version: 1,
+        sandbox_id: "ctr_1".to_owned(),
+        pool: "shells".to_owned(),
+        epoch: 1,
+        template: "shell@3".to_owned(),
+        is_leased: true,
+        requested_at: 1_763_683_200,
+    };
+    assert_snapshot!(wire(&work), @r#"{"version":1,"sandbox_id":"ctr_1","pool":"shells","epoch":1,"template":"shell@3","is_leased":true,"requested_at":1763683200}"#);
+    let work = ProvisionWork { sandbox_id: "ctr_2".to_owned(), epoch: 0, is_leased: false, ..work };
+    assert_snapshot!(wire(&work), @r#"{"version":1,"sandbox_id":"ctr_2","pool":"shells","epoch":0,"template":"shell@3","is_leased":false,"requested_at":1763683200}"#);
 }
 
 #[test]

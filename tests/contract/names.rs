@@ -1,7 +1,7 @@
 //! The names in `nats/README.md` are exactly the names in the code.
 
 use crate::markdown::{Document, quoted};
-use contract::{FaultCode, Report, Subjects, Verb, WorkerRole};
+use contract::{FaultCode, ProvisionLane, ProvisionPriority, Report, Subjects, Verb, WorkerRole};
 use domain::{Cause, PoolName, SandboxId};
 use std::collections::BTreeSet;
 use strum::IntoEnumIterator as _;
@@ -31,6 +31,10 @@ fn subjects() -> Given {
         ("parked", vec![code.parked(&pool, &id)]),
         ("event", Cause::iter().map(|cause| code.event(cause, &id)).collect()),
         ("parked_unreadable", vec![code.parked_unreadable(ANY.2)]),
+        ("provision_work", ProvisionLane::both(&pool).map(|lane| code.provision_work(&lane, &id)).collect()),
+        ("provision_retry", vec![code.provision_retry(&pool, &id)]),
+        ("provision_parked", vec![code.provision_parked(&pool, &id)]),
+        ("provision_unreadable", vec![code.provision_unreadable(ANY.2)]),
         ("tick", Report::kinds().map(|kind| code.tick(kind)).collect()),
         ("report", Report::kinds().map(|kind| code.report(kind)).collect()),
     ]
@@ -40,6 +44,7 @@ fn streams() -> Given {
     let code = Subjects::default();
     vec![
         ("deletions_stream", vec![code.deletions_stream()]),
+        ("provisions_stream", vec![code.provisions_stream()]),
         ("parked_stream", vec![code.parked_stream()]),
         ("ticks_stream", vec![code.ticks_stream()]),
         ("events_stream", vec![code.events_stream()]),
@@ -51,6 +56,9 @@ fn filters() -> Given {
     vec![
         ("deletion_work_all", vec![code.deletion_work_all()]),
         ("deletion_retry_all", vec![code.deletion_retry_all()]),
+        ("provision_work_all", ProvisionPriority::iter().map(|one| code.provision_work_all(one)).collect()),
+        ("provision_retry_all", vec![code.provision_retry_all()]),
+        ("provision_parked_all", vec![code.provision_parked_all()]),
         ("parked_all", vec![code.parked_all()]),
         ("tick_all", vec![code.tick_all()]),
         ("event_all", vec![code.event_all()]),
@@ -80,12 +88,18 @@ fn every_naming_function_is_compared() {
         "deletion_work_of_pool",
         "pool_of_consumer",
         "pool_of_work",
+        "runner_consumer",
+        "provision_work_of",
+        "lane_of_consumer",
+        "lane_of_provision",
         "bucket",
         // Named in the prose under the table of streams, and in the section about events.
         "deletion_any",
+        "provision_any",
         "events_of",
         // Filters of a consumer, made from the subjects above.
         "deletion_every",
+        "provision_every",
         "deletion_retry_prefix",
         "parked_of_pool",
         "event_wanted",
@@ -94,13 +108,19 @@ fn every_naming_function_is_compared() {
     ];
     let compared = [subjects(), streams(), filters()].into_iter().flatten().map(|(function, _)| function);
     let compared: BTreeSet<_> = compared.chain(elsewhere).collect();
-    let source = include_str!("../../common/contract/src/subjects.rs");
-    let block = source.split_once("impl Subjects {\n").unwrap().1.split_once("\n}\n").unwrap().0;
-    let functions = block.split("    pub fn ").skip(1).filter_map(|rest| rest.split('(').next());
+    let sources = [
+        include_str!("../../common/contract/src/subjects.rs"),
+        include_str!("../../common/contract/src/subjects/provisions.rs"),
+    ];
+    let block = |source: &'static str| {
+        source.split_once("impl Subjects {\n").unwrap().1.split_once("\n}\n").unwrap().0
+    };
+    let functions = sources.into_iter().flat_map(|source| block(source).split("    pub fn ").skip(1));
+    let functions = functions.filter_map(|rest| rest.split('(').next());
     assert_eq!(functions.collect::<BTreeSet<_>>(), compared, "a name that nats/README.md does not show");
     let (code, (pool, id)) = (Subjects::default(), any());
     let readme = Document::read(README);
-    for name in [code.deletion_any(&pool, &id), code.events_of(&id)] {
+    for name in [code.deletion_any(&pool, &id), code.provision_any(&pool, &id), code.events_of(&id)] {
         assert!(readme.text().contains(&format!("`{}`", shown(&name))), "{name}");
     }
 }

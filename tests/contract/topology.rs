@@ -3,12 +3,12 @@
 use crate::markdown::{Document, quoted};
 use async_nats::jetstream::consumer::{self, AckPolicy};
 use async_nats::jetstream::stream::{self, DiscardPolicy, RetentionPolicy, StorageType};
-use contract::Pause;
+use contract::{Pause, ProvisionWork};
 use domain::{PoolName, StateName};
 use futures_util::TryStreamExt as _;
 use harness::rig::{Plan, Rig};
 use harness::wait::{TIMEOUT, eventually};
-use ports::bus::DeletionControl as _;
+use ports::bus::{DeletionControl as _, Provisions};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -83,8 +83,20 @@ async fn streams_and_consumers_match_the_documentation() {
         .start()
         .await;
     let (jetstream, code) = (rig.jetstream().await, rig.bus.subjects());
+    for (sandbox_id, is_leased) in [("ctr_1", true), ("ctr_2", false)] {
+        let (sandbox_id, pool, template) = (sandbox_id.to_owned(), "shells".to_owned(), "shell@3".to_owned());
+        let work =
+            ProvisionWork { version: 1, sandbox_id, pool, epoch: 1, template, is_leased, requested_at: 1 };
+        Provisions::announce(&rig.bus, &work).await.unwrap();
+    }
     let (mut streams, mut consumers) = (Vec::new(), Vec::new());
-    let names = [code.deletions_stream(), code.parked_stream(), code.ticks_stream(), code.events_stream()];
+    let names = [
+        code.deletions_stream(),
+        code.provisions_stream(),
+        code.parked_stream(),
+        code.ticks_stream(),
+        code.events_stream(),
+    ];
     for name in names {
         let stream = jetstream.get_stream(&name).await.unwrap();
         let config = &stream.cached_info().config;

@@ -2,8 +2,8 @@
 
 use super::NatsConfig;
 use async_nats::jetstream::consumer::pull;
-use contract::{DeletionWork, Subjects};
-use domain::{InvalidId, PoolName, PoolSpec};
+use contract::{DeletionWork, ProvisionLane, ProvisionWork, Subjects};
+use domain::{InvalidId, PoolKind, PoolName, PoolSpec};
 use ports::bus::Work;
 use serde::Serialize;
 use std::time::Duration;
@@ -112,5 +112,65 @@ impl Kind for DeletionWork {
 
     fn ack_wait(config: &NatsConfig) -> Duration {
         config.deletion_ack_wait
+    }
+}
+
+impl Kind for ProvisionWork {
+    fn stream(subjects: &Subjects) -> String {
+        subjects.provisions_stream()
+    }
+
+    fn filter(subjects: &Subjects) -> String {
+        subjects.provision_every()
+    }
+
+    fn unreadable(subjects: &Subjects, sequence: u64) -> String {
+        subjects.provision_unreadable(sequence)
+    }
+
+    fn lane_of_subject(subjects: &Subjects, subject: &str) -> Option<ProvisionLane> {
+        subjects.lane_of_provision(subject)
+    }
+
+    fn lane_of_consumer(subjects: &Subjects, name: &str) -> Option<ProvisionLane> {
+        subjects.lane_of_consumer(name)
+    }
+
+    fn consumer(subjects: &Subjects, lane: &ProvisionLane) -> String {
+        subjects.runner_consumer(lane)
+    }
+
+    fn consumer_config(config: &NatsConfig, lane: &ProvisionLane, _spec: Option<&PoolSpec>) -> pull::Config {
+        config.runner_config(lane)
+    }
+
+    fn pool(lane: &ProvisionLane) -> &PoolName {
+        &lane.pool
+    }
+
+    fn lanes(pool: &PoolSpec) -> Vec<ProvisionLane> {
+        match pool.kind {
+            PoolKind::Account => Vec::new(),
+            PoolKind::Container | PoolKind::Stack => ProvisionLane::both(&pool.name).collect(),
+        }
+    }
+
+    fn lane(&self) -> Result<ProvisionLane, InvalidId> {
+        let (_, pool, _, _) = self.parts()?;
+        Ok(ProvisionLane { priority: self.priority(), pool })
+    }
+
+    fn places(&self, subjects: &Subjects) -> Result<Places, InvalidId> {
+        let (id, pool, _, _) = self.parts()?;
+        Ok(Places {
+            work: subjects.provision_work(&self.lane()?, &id),
+            retry: subjects.provision_retry(&pool, &id),
+            any: subjects.provision_any(&pool, &id),
+            parked: subjects.provision_parked(&pool, &id),
+        })
+    }
+
+    fn ack_wait(config: &NatsConfig) -> Duration {
+        config.provision_ack_wait
     }
 }

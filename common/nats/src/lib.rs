@@ -6,7 +6,7 @@ use async_nats::{Client, ConnectOptions, Event};
 use contract::Subjects;
 use domain::ProviderName;
 use ports::backoff::longest_pause;
-use ports::bus::BusError;
+use ports::bus::{BusError, PROVISION_ACK_WAIT};
 use ports::clock::Clock;
 use ports::random::{Random, full_jitter};
 use runtime::policy::read_stop_grace;
@@ -34,6 +34,7 @@ mod kinds;
 mod lanes;
 mod link;
 mod marks;
+mod provisions;
 mod publish;
 mod requests;
 mod serving;
@@ -96,6 +97,8 @@ pub struct NatsConfig {
     pub deletions_in_flight_max: usize,
     /// Silence of a reaper after which its deletion is given to another one.
     pub deletion_ack_wait: Duration,
+    /// Silence of a runner after which its work is given to another one.
+    pub provision_ack_wait: Duration,
     /// The throttle of the first provider.
     pub throttle: ThrottleRules,
     /// The throttles of further providers.
@@ -206,6 +209,7 @@ impl NatsConfig {
             replicas,
             deletions_in_flight_max,
             deletion_ack_wait,
+            provision_ack_wait: PROVISION_ACK_WAIT,
             throttle,
             further_throttles: BTreeMap::new(),
             events_kept: Duration::from_secs(events_days * DAY_SECONDS),

@@ -12,9 +12,9 @@ use async_nats::jetstream::stream::LastRawMessageErrorKind;
 use async_trait::async_trait;
 use backon::{ExponentialBuilder, Retryable};
 use bytes::Bytes;
-use contract::{DeletionWork, ParkedDeletion, RunReport, TickKind, TickOrder};
+use contract::{DeletionWork, ParkedDeletion, ProvisionWork, RunReport, TickKind, TickOrder};
 use futures_util::StreamExt as _;
-use ports::bus::{Announced, BusError, Deletions, TickReceipt, Ticks};
+use ports::bus::{Announced, BusError, Deletions, Provisions, TickReceipt, Ticks};
 use runtime::telemetry::Chain;
 use std::time::Duration;
 
@@ -71,6 +71,13 @@ impl Deletions for NatsBus {
             .message_id(format!("{id}:{epoch}:{}", parked.parked_at));
         let subject = self.config.subjects.parked(&pool, &id);
         self.publish_until_acked(subject, message).await.map(|_| ()).map_err(failed("park a deletion"))
+    }
+}
+
+#[async_trait]
+impl Provisions for NatsBus {
+    async fn announce(&self, work: &ProvisionWork) -> Result<Announced, BusError> {
+        self.announce_work(work, "announce a provision").await
     }
 }
 

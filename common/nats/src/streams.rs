@@ -32,7 +32,7 @@ const FETCH_WAIT: Duration = Duration::from_secs(1);
 /// more, and all work would stop for that long.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(2);
 /// Pause after a failed fetch (stream missing, no connection).
-const FETCH_RETRY_DELAY: Duration = Duration::from_millis(500);
+pub(super) const FETCH_RETRY_DELAY: Duration = Duration::from_millis(500);
 /// A delivery is kept alive at this fraction of its acknowledgement wait.
 const KEEP_ALIVE_FRACTION: u32 = 3;
 
@@ -93,7 +93,7 @@ impl<'a> Source<'a> {
             self.wait_out(&error, stop).await;
             return None;
         }
-        match self.try_fetch(count).await {
+        match self.try_fetch(count, true).await {
             Ok(batch) => Some(batch),
             Err(error) => {
                 self.wait_out(&error, stop).await;
@@ -136,7 +136,28 @@ impl<'a> Source<'a> {
         }
     }
 
-    async fn try_fetch(&mut self, count: usize) -> Result<Batch, BusError> {
+    /// At most `count` messages that wait now; after a failure, those that came before it.
+    pub(super) async fn fetch_waiting(&mut self, count: usize) -> Result<Vec<Message>, BusError> {
+        self.bus.refuse_unconnected("fetch messages")?;
+        let mut batch = self.try_fetch(count, false).await?;
+        let mut messages = Vec::new();
+        loop {
+            let problem = match tokio::time::timeout(FETCH_TIMEOUT, batch.next()).await {
+                Ok(Some(Ok(message))) => {
+                    messages.push(message);
+                    continue;
+                }
+                Ok(None) => return Ok(messages),
+                Ok(Some(Err(error))) => failed("fetch messages")(error),
+                Err(late) => failed("fetch messages")(late),
+            };
+            self.consumer = None;
+            return if messages.is_empty() { Err(problem) } else { Ok(messages) };
+        }
+    }
+
+    /// Begins to fetch; with `waits`, for [`FETCH_WAIT`] until there are as many.
+    async fn try_fetch(&mut self, count: usize, waits: bool) -> Result<Batch, BusError> {
         let consumer = match &self.consumer {
             Some(consumer) => consumer.clone(),
             None => {
@@ -148,13 +169,12 @@ impl<'a> Source<'a> {
                 self.consumer.insert(opened).clone()
             }
         };
-        consumer
-            .batch()
-            .max_messages(count)
-            .expires(FETCH_WAIT)
-            .messages()
-            .await
-            .map_err(failed("fetch messages"))
+        let begun = if waits {
+            consumer.batch().max_messages(count).expires(FETCH_WAIT).messages().await
+        } else {
+            consumer.fetch().max_messages(count).messages().await
+        };
+        begun.map_err(failed("fetch messages"))
     }
 }
 

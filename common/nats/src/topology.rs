@@ -5,12 +5,13 @@ use super::whole::Maintenance;
 use super::{NatsBus, NatsConfig, failed};
 use async_nats::jetstream::consumer::{AckPolicy, IntoConsumerConfig as _, pull};
 use async_nats::jetstream::stream::{self, DiscardPolicy, RetentionPolicy, StorageType};
-use contract::{DeletionWork, Report, TickKind};
+use contract::{DeletionWork, ProvisionLane, ProvisionPriority, ProvisionWork, Report, TickKind};
 use domain::{PoolName, PoolSpec};
 use ports::bus::{BusError, Rebuilt, TICK_ACK_WAIT, TICK_DEDUP_WINDOW, TICKS_OF_A_KIND_MAX};
 use serde::Serialize;
 use serde_json::Value;
 use std::collections::{BTreeSet, HashMap};
+use strum::IntoEnumIterator as _;
 use tokio_util::sync::CancellationToken;
 
 /// Most bytes of one message on any of our streams.
@@ -72,8 +73,9 @@ impl NatsConfig {
         }
         let subjects = &self.subjects;
         let reapers = self.lane_configs::<DeletionWork>(pools);
+        let runners = self.lane_configs::<ProvisionWork>(pools);
         let ticks = Report::kinds().map(|kind| (subjects.ticks_stream(), self.tick_consumer_config(kind)));
-        for (stream, config) in reapers.chain(ticks) {
+        for (stream, config) in reapers.chain(runners).chain(ticks) {
             let name = config.durable_name.clone().unwrap_or_default();
             let config = serde_json::to_value(config.into_consumer_config())?;
             all.push(Definition { file: format!("{stream}.{name}.consumer.json"), config });
@@ -89,8 +91,14 @@ impl NatsConfig {
             .map(|lane| (K::stream(&self.subjects), K::consumer_config(self, &lane, None)))
     }
 
-    pub(super) fn streams(&self) -> [stream::Config; 4] {
-        [self.deletions_config(), self.parked_config(), self.ticks_config(), self.events_config()]
+    pub(super) fn streams(&self) -> [stream::Config; 5] {
+        [
+            self.deletions_config(),
+            self.provisions_config(),
+            self.parked_config(),
+            self.ticks_config(),
+            self.events_config(),
+        ]
     }
 
     /// DELETIONS.
@@ -100,6 +108,19 @@ impl NatsConfig {
             name: subjects.deletions_stream(),
             description: Some("Sandboxes that are to be deleted at the provider".to_owned()),
             subjects: vec![subjects.deletion_work_all(), subjects.deletion_retry_all()],
+            ..self.work_queue_defaults()
+        }
+    }
+
+    /// PROVISIONS. The priorities have separate subjects, because each has consumers of its own.
+    fn provisions_config(&self) -> stream::Config {
+        let subjects = &self.subjects;
+        let mut all: Vec<_> = ProvisionPriority::iter().map(|one| subjects.provision_work_all(one)).collect();
+        all.push(subjects.provision_retry_all());
+        stream::Config {
+            name: subjects.provisions_stream(),
+            description: Some("Sandboxes that are to be created on a node".to_owned()),
+            subjects: all,
             ..self.work_queue_defaults()
         }
     }
@@ -116,13 +137,13 @@ impl NatsConfig {
         }
     }
 
-    /// PARKED: deletions that used up their attempts; the latest of each sandbox.
+    /// PARKED: work that used up its attempts; the latest of each sandbox and kind. Nothing reads both kinds.
     fn parked_config(&self) -> stream::Config {
         let subjects = &self.subjects;
         stream::Config {
             name: subjects.parked_stream(),
-            description: Some("Deletions that used up their attempts, with their reason".to_owned()),
-            subjects: vec![subjects.parked_all()],
+            description: Some("Work that used up its attempts, with its reason".to_owned()),
+            subjects: vec![subjects.parked_all(), subjects.provision_parked_all()],
             retention: RetentionPolicy::Limits,
             max_messages_per_subject: 1,
             ..self.stream_defaults()
@@ -206,6 +227,18 @@ impl NatsConfig {
             ack_wait: self.deletion_ack_wait,
             max_ack_pending: i64::try_from(in_flight_max.unwrap_or(self.deletions_in_flight_max))
                 .unwrap_or(i64::MAX),
+            ..consumer_defaults()
+        }
+    }
+
+    /// Two consumers for each pool whose sandboxes are created. Its runners limit themselves by what their nodes can hold;
+    /// at a limit of the consumer, a fetch that must not wait would wait at the server.
+    pub(super) fn runner_config(&self, lane: &ProvisionLane) -> pull::Config {
+        pull::Config {
+            durable_name: Some(self.subjects.runner_consumer(lane)),
+            filter_subject: self.subjects.provision_work_of(lane),
+            ack_wait: self.provision_ack_wait,
+            max_ack_pending: -1,
             ..consumer_defaults()
         }
     }

@@ -10,7 +10,7 @@ use async_nats::jetstream::context::{
     ConsumerInfoErrorKind, CreateStreamError, CreateStreamErrorKind, GetStreamErrorKind,
 };
 use async_nats::jetstream::stream;
-use contract::{DeletionWork, Report};
+use contract::{DeletionWork, ProvisionWork, Report};
 use ports::backoff::longest_pause;
 use ports::bus::BusError;
 use runtime::telemetry::Chain;
@@ -113,6 +113,7 @@ impl NatsBus {
         }
         note(self.remove_old_consumer().await.map(|()| false));
         note(self.open_lanes_again::<DeletionWork>(maintenance).await);
+        note(self.open_lanes_again::<ProvisionWork>(maintenance).await);
         failure.map_or(Ok(is_changed), Err)
     }
 

@@ -89,6 +89,10 @@ pub(super) const DELETIONS_STATUS: &str = r#"{"state":"paused","paused":{"by":"o
 pub(super) const WORK: &str = r#"{"version":1,"sandbox_id":"2000000","pool":"main","epoch":3,"requested_at":1763683200,"external_id":"identity/accounts/u-0"}"#;
 /// Deletion work that was given up.
 pub(super) const PARKED: &str = r#"{"version":1,"sandbox_id":"2000000","pool":"main","epoch":3,"requested_at":1763683200,"external_id":"identity/accounts/u-0","attempts":8,"reason":"the provider answered 500","parked_at":1763686800}"#;
+/// Work that creates a sandbox for a claim.
+pub(super) const PROVISION_LEASED: &str = r#"{"version":1,"sandbox_id":"ctr_1","pool":"shells","epoch":1,"template":"shell@3","is_leased":true,"requested_at":1763683200}"#;
+/// Work that creates a free sandbox.
+pub(super) const PROVISION_FILL: &str = r#"{"version":1,"sandbox_id":"ctr_2","pool":"shells","epoch":0,"template":"shell@3","is_leased":false,"requested_at":1763683200}"#;
 /// A sync that would have harmed the pool.
 pub(super) const REPORT_SYNC_REFUSED: &str = r#"{"tick":17,"duration_ms":100,"kind":"sync","status":"refused","reason":"9 of 10 would be marked stale","forced_by":"alice","listed":1,"synced":10,"inserted":1,"restored":2,"refreshed":3,"unchanged":4,"marked_stale":5,"allocated_missing":6,"tombstoned":7,"skipped":8,"raced":9,"unreadable":1,"renewed":10,"identity_changed":11,"identity_taken":12,"relisted":13,"identities_dropped":14,"unclear":15,"withheld":16}"#;
 /// A sync that did its work.

@@ -6,8 +6,8 @@ use super::verbs::at;
 use super::{examples, reference};
 use contract::ticks::TickOrder;
 use contract::{
-    Census, DeletionWork, Event, KnownMark, ParkedDeletion, Pause, Report, RequestedPeriod, RunReport,
-    Subjects, ThrottleState, TickKind, TurnTaken,
+    Census, DeletionWork, Event, KnownMark, ParkedDeletion, Pause, ProvisionLane, ProvisionPriority,
+    ProvisionWork, Report, RequestedPeriod, RunReport, Subjects, ThrottleState, TickKind, TurnTaken,
 };
 use domain::{Cause, PoolName, SandboxId};
 use serde_json::{Map, Value, json};
@@ -73,6 +73,13 @@ pub(super) fn messages(schemas: &mut Schemas) -> anyhow::Result<Vec<Message>> {
         )?
         .with_headers(&[], &parked),
         any,
+        Message::of::<ProvisionWork>(
+            "ProvisionWork",
+            "create this sandbox; the table decides",
+            &[e::PROVISION_LEASED, e::PROVISION_FILL],
+            schemas,
+        )?
+        .with_headers(&[], &parked),
         Message::of::<TickOrder>(
             "Tick",
             "look now; the body may be empty, and matters to a sync alone",
@@ -104,19 +111,6 @@ pub(super) fn messages(schemas: &mut Schemas) -> anyhow::Result<Vec<Message>> {
 pub(super) fn places(subjects: &Subjects) -> Vec<Place> {
     let (Ok(pool), Ok(id)) = (PoolName::parse(ANY.0), SandboxId::parse(ANY.1)) else { return Vec::new() };
     let ticks = || Report::kinds().map(TickKind::as_str).collect();
-    let place = |name, address: String, message, summary| Place {
-        name,
-        address: address
-            .replace(ANY.0, "{pool}")
-            .replace(ANY.1, "{id}")
-            .replace(&ANY.2.to_string(), "{sequence}"),
-        summary,
-        message,
-        stream: None,
-        kinds: Vec::new(),
-        is_open: false,
-    };
-    let in_stream = |stream: String, place: Place| Place { stream: Some(stream), ..place };
     let work =
         place("deletion-work", subjects.deletion_work(&pool, &id), "DeletionWork", "delete this sandbox");
     let retry = place(
@@ -139,7 +133,7 @@ pub(super) fn places(subjects: &Subjects) -> Vec<Place> {
         let place = place(name, format!("$KV.{}.{key}", subjects.bucket()), message, summary);
         in_stream(format!("KV_{}", subjects.bucket()), place)
     };
-    vec![
+    let mut all = vec![
         in_stream(subjects.deletions_stream(), work),
         in_stream(subjects.deletions_stream(), retry),
         in_stream(subjects.parked_stream(), parked),
@@ -167,7 +161,51 @@ pub(super) fn places(subjects: &Subjects) -> Vec<Place> {
         Place { is_open: true, ..key("key-pause", "deletions.pause", "Pause", "the operators' switch") },
         key("key-mark", "table.mark", "KnownMark", "the highest mark of the table"),
         key("key-line", "line.provider", "LineState", "the provider throttle"),
+    ];
+    all.extend(provisions(subjects, &pool, &id));
+    all
+}
+
+/// Those of the work that creates sandboxes.
+fn provisions(subjects: &Subjects, pool: &PoolName, id: &SandboxId) -> [Place; 4] {
+    const MESSAGE: &str = "ProvisionWork";
+    let lane = ProvisionLane { priority: ProvisionPriority::Lease, pool: pool.clone() };
+    let work = subjects.provision_work(&lane, id).replace(".lease.", ".{kind}.");
+    let work = place("provision-work", work, MESSAGE, "create this sandbox");
+    let retry = subjects.provision_retry(pool, id);
+    let retry = place("provision-retry", retry, MESSAGE, "the same, not before its time");
+    let parked = subjects.provision_parked(pool, id);
+    let parked = place("parked-provisions", parked, MESSAGE, "which creation was given up");
+    let unreadable = subjects.provision_unreadable(ANY.2);
+    let unreadable = place("unreadable-provisions", unreadable, "Unreadable", "what no runner could read");
+    [
+        Place {
+            kinds: ProvisionPriority::iter().map(ProvisionPriority::as_str).collect(),
+            ..in_stream(subjects.provisions_stream(), work)
+        },
+        in_stream(subjects.provisions_stream(), retry),
+        in_stream(subjects.parked_stream(), parked),
+        in_stream(subjects.parked_stream(), unreadable),
     ]
+}
+
+fn place(name: &'static str, address: String, message: &'static str, summary: &'static str) -> Place {
+    Place {
+        name,
+        address: address
+            .replace(ANY.0, "{pool}")
+            .replace(ANY.1, "{id}")
+            .replace(&ANY.2.to_string(), "{sequence}"),
+        summary,
+        message,
+        stream: None,
+        kinds: Vec::new(),
+        is_open: false,
+    }
+}
+
+fn in_stream(stream: String, place: Place) -> Place {
+    Place { stream: Some(stream), ..place }
 }
 
 // === impl Place ===
@@ -194,7 +232,7 @@ impl Place {
         let known = [
             ("pool", json!({ "description": "the pool", "examples": ["main"] })),
             ("id", json!({ "description": "the sandbox", "examples": ["2000000"] })),
-            ("sequence", json!({ "description": "its sequence in DELETIONS", "examples": ["7"] })),
+            ("sequence", json!({ "description": "its sequence in the work queue", "examples": ["7"] })),
             ("provider", json!({ "description": "the provider", "examples": ["csp"] })),
             ("kind", json!({ "description": "what kind", "enum": self.kinds })),
         ];
