@@ -22,6 +22,10 @@ use testkit::bus::{MemoryBus, MemoryConfig, ParkedCopy};
 use testkit::clock::settle;
 use tokio_util::sync::CancellationToken;
 
+mod provisions;
+
+pub(crate) use provisions::ProvisionBus;
+
 /// A trait that combines all these, implemented by every type that has them.
 macro_rules! all_of {
     ($(#[$doc:meta])* $name:ident: $first:ident $(+ $port:ident)+) => {
@@ -76,6 +80,7 @@ pub(crate) fn config() -> MemoryConfig {
     MemoryConfig {
         deletions_in_flight_max: 8,
         deletion_ack_wait: Duration::from_secs(1),
+        provision_ack_wait: Duration::from_secs(1),
         finish_timeout: Duration::from_secs(20),
         ..MemoryConfig::default()
     }

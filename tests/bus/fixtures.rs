@@ -138,7 +138,7 @@ pub(crate) fn run_on_ticks(bus: &Arc<dyn Bus>, kind: TickKind) -> (RunInbox, Run
     (inbox, running)
 }
 
-fn run<F>(begin: impl FnOnce(CancellationToken) -> F) -> Running
+pub(crate) fn run<F>(begin: impl FnOnce(CancellationToken) -> F) -> Running
 where
     F: Future<Output = Result<(), BusError>> + Send + 'static,
 {

@@ -15,6 +15,7 @@ mod manual_worker;
 mod on_memory;
 mod on_nats;
 mod outages;
+mod provisions;
 mod repair;
 mod requests;
 mod skew;
@@ -82,6 +83,23 @@ on_every_engine! {
         every_message_gets_a_verdict,
         busy_pool_does_not_block_others,
         work_of_an_unannounced_pool_is_consumed,
+    }
+    provisions {
+        sandbox_has_at_most_one_provision,
+        invalid_provision_is_rejected,
+        leases_are_delivered_before_other_work,
+        full_node_does_not_fetch,
+        closed_pool_does_not_stop_the_others,
+        admitted_places_limit_the_work_in_progress,
+        slow_provision_is_kept_alive,
+        provision_of_a_dead_runner_is_redelivered,
+        retry_is_delayed_and_counted,
+        provision_that_was_given_up_is_parked,
+        unreadable_provision_is_parked,
+        provisions_resume_after_an_outage,
+        runners_share_the_work,
+        served_pools_change_while_running,
+        stopping_runner_finishes_or_returns_its_work,
     }
     ticks {
         a_slot_is_published_once,

@@ -78,7 +78,7 @@ impl<T, A> ManualWorker<T, A> {
         self.tally.is_closed.store(true, Ordering::SeqCst);
     }
 
-    async fn ask(&self, what: T) -> A {
+    pub(crate) async fn ask(&self, what: T) -> A {
         let _counted = self.tally.enter();
         let (answer, answered) = oneshot::channel();
         if self.hand_over.send(Case { what, answer }).is_err() {
