@@ -58,7 +58,7 @@ fn claim_of(number: u32) -> ClaimKey {
 /// Half are free, as in a real pool, and because that takes the fewest writes; the rest are spread over the other
 /// states.
 fn state_of(number: u32) -> StateName {
-    let others = &StateName::indexed(PoolKind::Account)[1..];
+    let others = &StateName::indexed(Some(PoolKind::Account))[1..];
     if (number / 3).is_multiple_of(2) {
         StateName::Available
     } else {

@@ -231,7 +231,7 @@ impl Script {
         let node = Descriptor::parse([("node", "n-3")]).unwrap();
         let steps = [
             Transition::finish_provision(seen, &node, LATER),
-            Transition::note_provision_failure(seen.epoch, 2, "no image"),
+            Transition::note_provision_failure(seen, 2, "no image"),
             Transition::park_provision(seen, LATER),
             Transition::replay_provision(seen, &operator(), LATER),
             Transition::retire(seen, LATER),

@@ -44,7 +44,7 @@ fn transitions(sandbox: &Sandbox) -> Vec<Transition> {
         Transition::forget(sandbox, None, LATER, KEEP_UNTIL),
         Transition::forget(sandbox, Some(&operator()), LATER, KEEP_UNTIL),
         Transition::relist(sandbox, LATER),
-        Transition::note_provision_failure(epoch, 2, "no image"),
+        Transition::note_provision_failure(sandbox, 2, "no image"),
         Transition::finish_provision(sandbox, &Descriptor::parse([("node", "n-1")]).unwrap(), LATER),
         Transition::park_provision(sandbox, LATER),
         Transition::replay_provision(sandbox, &operator(), LATER),
@@ -146,14 +146,18 @@ pub(crate) async fn created_sandbox_is_written_once(store: Arc<dyn Store>) {
         let wanted = created(&*store, number, is_leased).await;
         assert_eq!(store.sandbox(&wanted.id).await.unwrap(), Some(wanted.clone()));
         let again = store.create(&wanted).await.unwrap();
-        assert_eq!(again, Insert::Inserted(Box::new(wanted.clone())), "the same once more");
+        assert_eq!(again, Insert::Exists(Box::new(wanted.clone())), "the same once more");
         let gone = new_sandbox(number).abandon(LATER, KEEP_UNTIL);
         assert_eq!(store.create(&gone).await.unwrap(), Insert::Exists(Box::new(wanted.clone())));
         let node = Descriptor::parse([("node", "n-1")]).unwrap();
         let made = done(store.finish_provision(&wanted, &node, LATER).await.unwrap());
         let state = if is_leased { StateName::Allocated } else { StateName::Available };
         assert_eq!(made.state.name(), state);
-        assert_eq!(listed(&*store, state, SortRange::All).await, [made.clone()], "it left its old shard");
+        assert_eq!(
+            listed(&*store, state, SortRange::All).await,
+            std::slice::from_ref(&made),
+            "it left its old shard"
+        );
         assert_eq!(listed(&*store, StateName::Provisioning, SortRange::All).await, []);
         assert_eq!(store.create(&wanted).await.unwrap(), Insert::Exists(Box::new(made)));
     }

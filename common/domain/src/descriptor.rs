@@ -87,6 +87,16 @@ impl Descriptor {
         Ok(Self(list.into_boxed_slice()))
     }
 
+    /// The entries of both; `others` win.
+    #[must_use]
+    pub fn with_entries(&self, others: &Self) -> Self {
+        let own = self.iter().filter(|(key, _)| others.get(key).is_none());
+        let mut list: Vec<_> =
+            own.chain(others.iter()).map(|(key, value)| (key.into(), value.into())).collect();
+        list.sort_unstable();
+        Self(list.into_boxed_slice())
+    }
+
     /// The value of an entry.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<&str> {

@@ -18,7 +18,7 @@ pub const REASON_BYTES_MAX: usize = 256;
 pub const REQUEST_KEY_BYTES_MAX: usize = 64;
 /// Longest version of a template, in bytes.
 pub const TEMPLATE_VERSION_BYTES_MAX: usize = 128;
-/// Longest fingerprint of a request, in bytes: SHA-256 in hexadecimal.
+/// Longest fingerprint of a request, in bytes: room for SHA-256 in hexadecimal.
 pub const FINGERPRINT_BYTES_MAX: usize = 64;
 /// Longest id of a template, in bytes; with a version it is part of records and claims.
 pub const TEMPLATE_ID_BYTES_MAX: usize = 64;
@@ -290,6 +290,14 @@ impl Actor {
     #[must_use]
     pub fn nats() -> Self {
         Self("nats".to_owned())
+    }
+}
+
+impl TemplateVersion {
+    /// The version of that number.
+    #[must_use]
+    pub fn of(template: &TemplateId, number: u64) -> Self {
+        Self(format!("{template}@{number}"))
     }
 }
 

@@ -38,4 +38,4 @@ pub use sandbox::{InvalidTransition, NewSandbox, STILL_LISTED, Sandbox, State, S
 pub use switch::DeletionSwitch;
 pub use template::{InvalidTemplate, Template, TemplateHead, TemplateSpec};
 pub use time::UnixSeconds;
-pub use transition::{Change, Description, Entry, Guard, LeaseGuard, Transition};
+pub use transition::{Change, Description, Entry, Guard, LeaseGuard, ProvisionStep, Transition};

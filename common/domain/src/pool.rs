@@ -1,6 +1,6 @@
 //! Pools: which sandboxes belong together, where they come from, and the rules of their leases.
 
-use super::ids::{NamePrefix, PoolName, ProviderName, SandboxName};
+use super::ids::{NamePrefix, PoolName, ProviderName, SandboxName, TemplateVersion};
 use super::policy::LeasePolicy;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -97,6 +97,8 @@ pub struct PoolSpec {
 pub struct Pools {
     specs: Vec<PoolSpec>,
     leases: LeasePolicy,
+    /// The current version of the template of each pool that has one.
+    templates: BTreeMap<PoolName, TemplateVersion>,
 }
 
 /// Why a pool is not valid, as the end of a sentence that begins with the field.
@@ -268,7 +270,19 @@ impl Pools {
     #[must_use]
     pub fn new(mut specs: Vec<PoolSpec>, leases: LeasePolicy) -> Self {
         specs.sort_unstable_by(|one, other| one.name.cmp(&other.name));
-        Self { specs, leases }
+        Self { specs, leases, templates: BTreeMap::new() }
+    }
+
+    /// The same pools, with the current versions of their templates.
+    #[must_use]
+    pub fn with_templates(self, templates: BTreeMap<PoolName, TemplateVersion>) -> Self {
+        Self { templates, ..self }
+    }
+
+    /// What a pool creates now; none if it creates nothing, or its template is not known yet.
+    #[must_use]
+    pub fn template_of(&self, pool: &PoolName) -> Option<&TemplateVersion> {
+        self.templates.get(pool).filter(|_| self.is_created(pool))
     }
 
     /// Reads `pool=prefix,…,pool`: pools of the first provider. The one without a prefix takes every name that no other
@@ -369,10 +383,16 @@ impl Pools {
         self.get(pool).map_or(self.leases, |spec| spec.leases.over(&self.leases))
     }
 
-    /// The kind of a pool. A pool without a spec is one that an older build left.
+    /// The kind of a pool; none without a spec: an older build left it, it was removed, or it is not known here yet.
     #[must_use]
-    pub fn kind_of(&self, pool: &PoolName) -> PoolKind {
-        self.get(pool).map_or(PoolKind::Account, |spec| spec.kind)
+    pub fn kind_of(&self, pool: &PoolName) -> Option<PoolKind> {
+        self.get(pool).map(|spec| spec.kind)
+    }
+
+    /// Whether the sandboxes of a pool are created by the fleet.
+    #[must_use]
+    pub fn is_created(&self, pool: &PoolName) -> bool {
+        self.kind_of(pool).is_some_and(|kind| kind != PoolKind::Account)
     }
 
     /// The provider of a pool. A pool without a spec is one that an older build left.
@@ -396,7 +416,7 @@ impl Pools {
     /// The same settings with other pools.
     #[must_use]
     pub fn with(&self, specs: Vec<PoolSpec>) -> Self {
-        Self::new(specs, self.leases)
+        Self::new(specs, self.leases).with_templates(self.templates.clone())
     }
 
     /// Why `spec` cannot be beside the others: another pool selects exactly the same.

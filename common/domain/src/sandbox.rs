@@ -11,7 +11,7 @@ use super::lease::{Candidate, ClaimRecord, Grant, Lease};
 use super::pool::PoolKind;
 use super::provision::Provision;
 use super::time::UnixSeconds;
-use super::transition::{Change, Description, Entry, Transition};
+use super::transition::{Change, Description, Entry, ProvisionStep, Transition};
 use std::fmt;
 
 /// The error text of a deletion whose account the provider still lists.
@@ -153,11 +153,22 @@ impl StateName {
         name.parse().ok()
     }
 
-    /// The states that a sandbox of a pool of that kind can have, except for deleted, which is in no index.
+    /// The states that a sandbox of a pool of that kind, or of an unknown one, can have, except for deleted, which is in no
+    /// index.
     #[must_use]
-    pub const fn indexed(kind: PoolKind) -> &'static [Self] {
+    pub const fn indexed(kind: Option<PoolKind>) -> &'static [Self] {
         match kind {
-            PoolKind::Account => &[
+            None => &[
+                Self::Available,
+                Self::Allocated,
+                Self::PendingDeletion,
+                Self::DeletionFailed,
+                Self::Stale,
+                Self::Quarantined,
+                Self::Provisioning,
+                Self::ProvisionFailed,
+            ],
+            Some(PoolKind::Account) => &[
                 Self::Available,
                 Self::Allocated,
                 Self::PendingDeletion,
@@ -165,7 +176,7 @@ impl StateName {
                 Self::Stale,
                 Self::Quarantined,
             ],
-            PoolKind::Container | PoolKind::Stack => &[
+            Some(PoolKind::Container | PoolKind::Stack) => &[
                 Self::Available,
                 Self::Allocated,
                 Self::PendingDeletion,
@@ -202,9 +213,7 @@ impl State {
             Self::ProvisionFailed(_) => StateName::ProvisionFailed,
         }
     }
-}
 
-impl State {
     /// The same state whose live lease answered these further requests; none without a live lease.
     fn with_answered(mut self, answered: &[RequestKey]) -> Option<Self> {
         let lease = match &mut self {
@@ -268,6 +277,12 @@ impl NewSandbox {
 // === impl Sandbox ===
 
 impl Sandbox {
+    /// Whether the fleet creates it: its id at its provider is its own. No listing shows it, so it has no identity item.
+    #[must_use]
+    pub fn is_created(&self) -> bool {
+        self.external_id.as_str() == self.id.as_str()
+    }
+
     /// The candidate that a claim of this sandbox starts from.
     #[must_use]
     pub fn candidate(&self) -> Candidate {
@@ -339,7 +354,9 @@ impl Sandbox {
             Change::Describe(Description { name, descriptor }) => {
                 (self.name, self.descriptor) = (name.clone(), descriptor.clone());
             }
-            Change::FinishProvision { descriptor, .. } => self.descriptor = descriptor.clone(),
+            Change::Provision(ProvisionStep::Finish { descriptor, .. }) => {
+                self.descriptor = descriptor.clone();
+            }
             _ => {}
         }
         Ok(match &transition.entry {
@@ -398,9 +415,8 @@ impl Sandbox {
                 State::Deleted(Tombstone { deletion: None, deleted_at: *deleted_at, purge_at: *purge_at })
             }
             (Change::Describe(_), state) => state.clone(),
-            (change, state) => {
-                return deletion_after(change, state).or_else(|| provision_after(change, state));
-            }
+            (Change::Provision(step), state) => return provision_after(step, state),
+            (change, state) => return deletion_after(change, state),
         })
     }
 
@@ -429,19 +445,19 @@ impl Sandbox {
 }
 
 /// The state after a change of a creation.
-fn provision_after(change: &Change, state: &State) -> Option<State> {
-    Some(match (change, state) {
-        (Change::FinishProvision { .. }, State::Provisioning(provision)) => {
+fn provision_after(step: &ProvisionStep, state: &State) -> Option<State> {
+    Some(match (step, state) {
+        (ProvisionStep::Finish { .. }, State::Provisioning(provision)) => {
             provision.lease.clone().map_or(State::Available, State::Allocated)
         }
-        (Change::NoteProvisionFailure { attempts, error }, State::Provisioning(provision)) => {
+        (ProvisionStep::NoteFailure { attempts, error }, State::Provisioning(provision)) => {
             let (attempts, last_error) = (*attempts, Some(error.clone()));
             State::Provisioning(Provision { attempts, last_error, ..provision.clone() })
         }
-        (Change::ParkProvision { .. }, State::Provisioning(provision)) => {
+        (ProvisionStep::Park { .. }, State::Provisioning(provision)) => {
             State::ProvisionFailed(provision.clone())
         }
-        (Change::ReplayProvision { requested_at, .. }, State::ProvisionFailed(provision)) => {
+        (ProvisionStep::Replay { requested_at, .. }, State::ProvisionFailed(provision)) => {
             State::Provisioning(Provision { requested_at: *requested_at, attempts: 0, ..provision.clone() })
         }
         _ => return None,

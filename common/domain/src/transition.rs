@@ -147,8 +147,15 @@ pub enum Change {
     },
     /// Replaces the description by that of a listing.
     Describe(Description),
+    /// A step of the creation.
+    Provision(ProvisionStep),
+}
+
+/// A step of the creation of a sandbox.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ProvisionStep {
     /// → available, or → allocated if it was created for a claim.
-    FinishProvision {
+    Finish {
         /// The pool that it is in.
         pool: PoolName,
         /// What is known about it now: node, incarnation, endpoints.
@@ -157,19 +164,19 @@ pub enum Change {
         expires_at: Option<UnixSeconds>,
     },
     /// Counts a failed attempt at the creation.
-    NoteProvisionFailure {
+    NoteFailure {
         /// Number of attempts, this one included.
         attempts: u32,
         /// The error, cut to the limit.
         error: String,
     },
     /// → `provision_failed`.
-    ParkProvision {
+    Park {
         /// The pool that it is in.
         pool: PoolName,
     },
     /// → provisioning; attempts are counted from zero.
-    ReplayProvision {
+    Replay {
         /// The pool that it is in.
         pool: PoolName,
         /// When it was replayed.
@@ -395,28 +402,31 @@ impl Transition {
     }
 
     /// provisioning → available, or → allocated if it was created for a claim; if it is still at the version of `seen`.
+    /// Entries of `descriptor` are added to those of `seen`.
     #[must_use]
     pub fn finish_provision(seen: &Sandbox, descriptor: &Descriptor, now: UnixSeconds) -> Self {
         let guard = Guard::seen(seen, &[StateName::Provisioning]);
-        let (pool, descriptor) = (seen.pool.clone(), descriptor.clone());
+        let (pool, descriptor) = (seen.pool.clone(), seen.descriptor.with_entries(descriptor));
         let expires_at = seen.lease().map(|lease| lease.expires_at);
-        let change = Change::FinishProvision { pool, descriptor, expires_at };
+        let change = Change::Provision(ProvisionStep::Finish { pool, descriptor, expires_at });
         Self::new("finish_provision", guard, change, Some(Entry::new(Cause::Provisioned, now))).after(seen)
     }
 
-    /// Counts a failed attempt at the creation of `epoch`; `attempts` includes it. The state stays.
+    /// Counts a failed attempt at a creation that is still at the version of `seen`; `attempts` includes it. The state
+    /// stays.
     #[must_use]
-    pub fn note_provision_failure(epoch: Epoch, attempts: u32, error: &str) -> Self {
-        let guard = Guard { epoch: Some(epoch), ..Guard::in_states(&[StateName::Provisioning]) };
+    pub fn note_provision_failure(seen: &Sandbox, attempts: u32, error: &str) -> Self {
+        let guard = Guard::seen(seen, &[StateName::Provisioning]);
         let error = Deletion::bounded_error(error).to_owned();
-        Self::new("note_provision_failure", guard, Change::NoteProvisionFailure { attempts, error }, None)
+        let change = Change::Provision(ProvisionStep::NoteFailure { attempts, error });
+        Self::new("note_provision_failure", guard, change, None)
     }
 
     /// provisioning → `provision_failed`, if it is still at the version of `seen`.
     #[must_use]
     pub fn park_provision(seen: &Sandbox, now: UnixSeconds) -> Self {
         let guard = Guard::seen(seen, &[StateName::Provisioning]);
-        let change = Change::ParkProvision { pool: seen.pool.clone() };
+        let change = Change::Provision(ProvisionStep::Park { pool: seen.pool.clone() });
         Self::new("park_provision", guard, change, Some(Entry::new(Cause::ProvisionFailed, now))).after(seen)
     }
 
@@ -426,7 +436,8 @@ impl Transition {
     pub fn replay_provision(seen: &Sandbox, by: &Actor, now: UnixSeconds) -> Self {
         let guard = Guard::seen(seen, &[StateName::ProvisionFailed]);
         let entry = Entry { by: Some(by.clone()), ..Entry::new(Cause::Replayed, now) };
-        let change = Change::ReplayProvision { pool: seen.pool.clone(), requested_at: now };
+        let step = ProvisionStep::Replay { pool: seen.pool.clone(), requested_at: now };
+        let change = Change::Provision(step);
         Self::new("replay_provision", guard, change, Some(entry)).after(seen)
     }
 
@@ -528,15 +539,10 @@ impl Change {
             }
             Self::Relist { .. } => Some(StateName::PendingDeletion),
             Self::FinishDeletion { .. } | Self::Forget { .. } => Some(StateName::Deleted),
-            Self::FinishProvision { expires_at: Some(_), .. } => Some(StateName::Allocated),
-            Self::FinishProvision { expires_at: None, .. } => Some(StateName::Available),
-            Self::ParkProvision { .. } => Some(StateName::ProvisionFailed),
-            Self::ReplayProvision { .. } => Some(StateName::Provisioning),
-            Self::Answer(_)
-            | Self::CountAttempt { .. }
-            | Self::NotePreparation(_)
-            | Self::Describe(_)
-            | Self::NoteProvisionFailure { .. } => None,
+            Self::Provision(step) => step.leads_to(),
+            Self::Answer(_) | Self::CountAttempt { .. } | Self::NotePreparation(_) | Self::Describe(_) => {
+                None
+            }
         }
     }
 
@@ -549,10 +555,26 @@ impl Change {
             | Self::GoStale { pool, .. }
             | Self::Quarantine { pool, .. }
             | Self::Relist { pool, .. }
-            | Self::FinishProvision { pool, .. }
-            | Self::ParkProvision { pool }
-            | Self::ReplayProvision { pool, .. } => Some(pool),
+            | Self::Provision(
+                ProvisionStep::Finish { pool, .. }
+                | ProvisionStep::Park { pool }
+                | ProvisionStep::Replay { pool, .. },
+            ) => Some(pool),
             _ => None,
+        }
+    }
+}
+
+// === impl ProvisionStep ===
+
+impl ProvisionStep {
+    const fn leads_to(&self) -> Option<StateName> {
+        match self {
+            Self::Finish { expires_at: Some(_), .. } => Some(StateName::Allocated),
+            Self::Finish { expires_at: None, .. } => Some(StateName::Available),
+            Self::NoteFailure { .. } => None,
+            Self::Park { .. } => Some(StateName::ProvisionFailed),
+            Self::Replay { .. } => Some(StateName::Provisioning),
         }
     }
 }

@@ -127,13 +127,10 @@ impl Store for DynamoStore {
 
     async fn create(&self, sandbox: &Sandbox) -> Result<Insert, StoreError> {
         let item = item::encode(sandbox, self.write_shards().await?);
-        let found = match self.put_if_absent("create", item).await? {
-            Some(found) => self.decode(&found)?,
-            None => sandbox.clone(),
-        };
-        let is_ours = found == *sandbox;
-        let found = Box::new(found);
-        Ok(if is_ours { Insert::Inserted(found) } else { Insert::Exists(found) })
+        Ok(match self.put_if_absent("create", item).await? {
+            Some(found) => Insert::Exists(Box::new(self.decode(&found)?)),
+            None => Insert::Inserted(Box::new(sandbox.clone())),
+        })
     }
 
     async fn sandbox(&self, id: &SandboxId) -> Result<Option<Sandbox>, StoreError> {

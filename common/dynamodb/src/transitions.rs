@@ -17,8 +17,8 @@ use super::{DynamoStore, item, unavailable};
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue, ReturnValuesOnConditionCheckFailure};
 use domain::{
-    Change, Description, Descriptor, Grant, Guard, LeaseGuard, PoolName, Preparation, STILL_LISTED,
-    SandboxId, StateName, Transition, UnixSeconds,
+    Change, Description, Descriptor, Grant, Guard, LeaseGuard, PoolName, Preparation, ProvisionStep,
+    STILL_LISTED, SandboxId, StateName, Transition, UnixSeconds,
 };
 use ports::store::index::{due_sort, lab_group, shard_of, state_shard};
 use ports::store::{StoreError, Write};
@@ -151,19 +151,25 @@ pub(super) fn translate(id: &SandboxId, transition: &Transition, shards: u16) ->
             .remove(DELETED_AT)
             .remove(TTL),
         Change::Describe(description) => describe(update, description, guard),
-        Change::FinishProvision { pool: _, descriptor, expires_at } => {
+        Change::Provision(step) => provision(update, step),
+    }
+}
+
+fn provision(update: Update, step: &ProvisionStep) -> Update {
+    match step {
+        ProvisionStep::Finish { pool: _, descriptor, expires_at } => {
             let update = set_descriptor(update, descriptor);
             match expires_at {
                 Some(expires_at) => update.set(STATE_SORT, text(due_sort(*expires_at))),
                 None => update.copy(STATE_SORT, NAME),
             }
         }
-        Change::NoteProvisionFailure { attempts, error } => {
+        ProvisionStep::NoteFailure { attempts, error } => {
             update.set(PROVISION_ATTEMPTS, number(*attempts)).set(PROVISION_ERROR, text(error))
         }
         // The sort key stays, because both states sort by the time of the request.
-        Change::ParkProvision { pool: _ } => update,
-        Change::ReplayProvision { pool: _, requested_at } => update
+        ProvisionStep::Park { pool: _ } => update,
+        ProvisionStep::Replay { pool: _, requested_at } => update
             .set(STATE_SORT, text(due_sort(*requested_at)))
             .set(REQUESTED_AT, seconds(*requested_at))
             .set(PROVISION_ATTEMPTS, number(0_u32)),

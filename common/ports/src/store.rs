@@ -268,8 +268,8 @@ pub trait Store: PoolItems + TemplateItems + Identities {
     async fn insert(&self, sandbox: &NewSandbox, now: UnixSeconds) -> Result<Insert, StoreError>;
 
     /// Writes the record of a sandbox that the fleet creates, or the tombstone of one that it will not create, if there
-    /// is no record with that id. An equal record counts as inserted: an earlier attempt wrote it. Such an id is never
-    /// used again and names no account of a listing, so it has no identity item.
+    /// is no record with that id. An existing one may be equal, written by an earlier or concurrent attempt. Such an id is
+    /// never used again and names no account of a listing, so it has no identity item.
     async fn create(&self, sandbox: &Sandbox) -> Result<Insert, StoreError>;
 
     // --- reading ---

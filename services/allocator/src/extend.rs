@@ -104,6 +104,12 @@ fn lease_to_extend<'a>(
             _ => Fault::new(FaultCode::InvalidState, "this sandbox has been released"),
         });
     };
+    if sandbox.provision().is_some() {
+        return Err(Fault::new(
+            FaultCode::InvalidState,
+            "this sandbox is still being created; repeat when it is ready",
+        ));
+    }
     if wanted.epoch.is_some_and(|epoch| epoch != lease.epoch) {
         return Err(crate::lookup::other_lease());
     }

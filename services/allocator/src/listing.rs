@@ -305,7 +305,10 @@ impl Read {
 
 /// The states of a filter; without one all that the pools of these kinds have, except for deleted, whose list has to
 /// read the whole table.
-fn listed_states(status: Option<&SandboxStatus>, kinds: &[PoolKind]) -> Result<Vec<StateName>, Fault> {
+fn listed_states(
+    status: Option<&SandboxStatus>,
+    kinds: &[Option<PoolKind>],
+) -> Result<Vec<StateName>, Fault> {
     let Some(status) = status else {
         let is_listed =
             |state: &StateName| kinds.iter().any(|kind| StateName::indexed(*kind).contains(state));

@@ -4,7 +4,7 @@ use crate::{Allocator, decode, parse_operator, store_fault};
 use contract::pools::{
     LeaseSettings, PoolOrder, PoolRequest, PoolSettings, PoolStatus, PoolView, PoolsReply, PutPoolRequest,
 };
-use contract::{Census, Fault, FaultCode};
+use contract::{Census, Fault, FaultCode, PoolStats};
 use domain::{
     Actor, InvalidPool, LeaseOverrides, POOLS_MAX, PoolName, PoolSpec, PoolState, Pools, StateName,
 };
@@ -93,15 +93,18 @@ impl Allocator {
         let PoolOrder { pool, version, by } = decode(&request.body)?;
         let (pool, by) = (parse_pool(&pool)?, parse_operator(request, by.as_deref())?);
         let stats = self.pool_stats(&pool).await.map_err(|error| store_fault(request, &error))?;
-        let left = stats.allocated + stats.pending_deletion + stats.deletion_failed + stats.quarantined;
+        let PoolStats { allocated, pending_deletion, deletion_failed, quarantined, .. } = stats;
+        let creations = stats.provisioning + stats.provision_failed;
+        let left = allocated + pending_deletion + deletion_failed + quarantined + creations;
         self.change_pool(request, &pool, version, &by, |seen| match seen {
             None => Ok(Change::None),
             Some(seen) if seen.is_active() => {
                 Err(Fault::new(FaultCode::InvalidState, "drain the pool before you remove it"))
             }
             Some(_) if left > 0 => {
-                let message =
-                    format!("{left} sandboxes of the pool are leased, being deleted or quarantined");
+                let message = format!(
+                    "{left} sandboxes of the pool are leased, being created or deleted, or quarantined"
+                );
                 Err(Fault::new(FaultCode::InvalidState, message))
             }
             Some(_) => Ok(Change::Remove),

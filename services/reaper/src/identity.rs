@@ -45,6 +45,10 @@ impl Reaper {
     /// Other records of the account; adds this one to the identity.
     async fn other_records(&self, wanted: &Wanted) -> Result<Vec<Sandbox>, StoreError> {
         let (store, account) = (&self.ports.store, &wanted.target.external_id);
+        if account.as_str() == wanted.id.as_str() {
+            // The fleet created it, so no other record can name it.
+            return Ok(Vec::new());
+        }
         let identity: Identity = match store.identity(account).await? {
             Some(identity) if identity.names(&wanted.id) => identity,
             _ => store.name_identity(account, &wanted.id).await?,

@@ -40,6 +40,17 @@ impl Reconciler {
         while let Some(batch) = due.next(skipped).await? {
             self.expire_batch(batch, report, skipped).await?;
         }
+        // Both sort by the time of their request, and there are few of them.
+        for state in [StateName::Provisioning, StateName::ProvisionFailed] {
+            let mut creations = self.walk(state, &SortRange::All).await?;
+            while let Some(mut batch) = creations.next(skipped).await? {
+                batch.retain(|sandbox| {
+                    let grace = pools.leases_of(&sandbox.pool).grace;
+                    sandbox.lease().is_some_and(|lease| lease.is_over(now, grace))
+                });
+                self.expire_batch(batch, report, skipped).await?;
+            }
+        }
         Ok(())
     }
 

@@ -35,7 +35,7 @@ mod ticks;
 
 use async_trait::async_trait;
 use contract::{Report, TickKind, TickOrder};
-use domain::ProviderName;
+use domain::{PoolKind, ProviderName};
 use ports::bus::{
     BusError, CensusStore, Deletions, Runner, SwitchCache, TickQueue, TickTurns, Ticks, Upkeep,
 };
@@ -182,7 +182,8 @@ impl Reconciler {
     /// Every provider that may have accounts in the table, whether this process reaches it or not.
     pub(crate) fn every_provider(&self) -> BTreeSet<ProviderName> {
         let pools = self.ports.pools.current();
-        let of_pools = pools.specs().iter().map(|pool| pool.provider.clone());
+        let listed = pools.specs().iter().filter(|pool| pool.kind == PoolKind::Account);
+        let of_pools = listed.map(|pool| pool.provider.clone());
         of_pools
             .chain(self.ports.providers.iter().map(|(name, _)| name.clone()))
             .chain([ProviderName::csp()])

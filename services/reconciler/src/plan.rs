@@ -432,11 +432,12 @@ impl Plan {
     fn note_changed(&mut self, sandbox: &Sandbox, entry: &NewSandbox) {
         match sandbox.state {
             State::Available | State::Stale { .. } => self.renew.push((sandbox.candidate(), entry.clone())),
-            State::Allocated(_) | State::Quarantined { .. } => self.changed.push(sandbox.id.clone()),
+            State::Allocated(_)
+            | State::Quarantined { .. }
+            | State::Provisioning(_)
+            | State::ProvisionFailed(_) => self.changed.push(sandbox.id.clone()),
             // When its deletion is finished, the tombstone is renewed.
             State::PendingDeletion(_) | State::DeletionFailed(_) | State::Deleted(_) => self.unchanged += 1,
-            // No listing has what the fleet creates.
-            State::Provisioning(_) | State::ProvisionFailed(_) => self.changed.push(sandbox.id.clone()),
         }
     }
 

@@ -253,7 +253,7 @@ impl Reconciler {
         skipped: &mut Skipped,
     ) -> Result<Plan, SyncError> {
         let mut planner = Planner::new(listed);
-        for &state in StateName::indexed(PoolKind::Account) {
+        for &state in StateName::indexed(Some(PoolKind::Account)) {
             // Every pool: one that was removed may have sandboxes of any provider.
             let mut walk = self.walk(state, &SortRange::All).await?;
             while let Some(page) = walk.next(skipped).await? {

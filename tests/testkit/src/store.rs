@@ -313,7 +313,7 @@ impl Store for MemoryStore {
 
     async fn create(&self, sandbox: &Sandbox) -> Result<Insert, StoreError> {
         let mut tables = self.tables();
-        if let Some(existing) = tables.sandboxes.get(&sandbox.id).filter(|existing| *existing != sandbox) {
+        if let Some(existing) = tables.sandboxes.get(&sandbox.id) {
             return Ok(Insert::Exists(Box::new(existing.clone())));
         }
         let shards = tables.shards(self.shards_set).write;

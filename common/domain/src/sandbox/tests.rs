@@ -149,7 +149,7 @@ const STEPS: [(&str, StateName, StateName, Step); 15] = [
         sandbox.clone().apply(&Transition::finish_provision(&sandbox, &Descriptor::default(), DELETED))
     }),
     ("note_provision_failure", StateName::Provisioning, StateName::Provisioning, |sandbox| {
-        sandbox.clone().apply(&Transition::note_provision_failure(sandbox.epoch, 1, "no image"))
+        sandbox.clone().apply(&Transition::note_provision_failure(&sandbox, 1, "no image"))
     }),
     ("park_provision", StateName::Provisioning, StateName::ProvisionFailed, |sandbox| {
         sandbox.clone().apply(&Transition::park_provision(&sandbox, DELETED))

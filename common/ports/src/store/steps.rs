@@ -58,7 +58,6 @@ impl dyn Store + '_ {
         finish_deletion(epoch: Epoch, now: UnixSeconds, purge_at: UnixSeconds, preparation: Option<&Preparation>);
         park_deletion(epoch: Epoch, now: UnixSeconds);
         replay_deletion(epoch: Epoch, by: &Actor, now: UnixSeconds);
-        note_provision_failure(epoch: Epoch, attempts: u32, error: &str);
     }
 
     by_seen! {
@@ -70,6 +69,7 @@ impl dyn Store + '_ {
         mark_found(Sandbox, now: UnixSeconds);
         forget(Sandbox, by: Option<&Actor>, now: UnixSeconds, purge_at: UnixSeconds);
         relist(Sandbox, now: UnixSeconds);
+        note_provision_failure(Sandbox, attempts: u32, error: &str);
         finish_provision(Sandbox, descriptor: &Descriptor, now: UnixSeconds);
         park_provision(Sandbox, now: UnixSeconds);
         replay_provision(Sandbox, by: &Actor, now: UnixSeconds);

@@ -86,7 +86,7 @@ impl Reconciler {
         for state in StateName::iter().filter(|state| *state != StateName::Deleted) {
             let mut walk = self.walk(state, &SortRange::All).await?;
             while let Some(page) = walk.next(skipped).await? {
-                let unnamed = page.into_iter().filter(|sandbox| {
+                let unnamed = page.into_iter().filter(|sandbox| !sandbox.is_created()).filter(|sandbox| {
                     first.get(&sandbox.external_id).is_none_or(|named| *named != sandbox.id)
                 });
                 let left =

@@ -4,7 +4,10 @@ use super::*;
 use crate::listing::PAGE_LIMIT;
 use crate::tests::{HOUR, NOW, Rig, claim_key, done, id, owner};
 use contract::{Report, TickKind};
-use domain::{DeletionCause, State};
+use domain::{
+    Candidate, DeletionCause, Descriptor, ExternalId, Grant, NewSandbox, ProviderName, SandboxId,
+    SandboxName, State,
+};
 use ports::clock::Clock as _;
 use std::sync::Arc;
 use std::time::Duration;
@@ -194,4 +197,44 @@ async fn store_failure_is_reported_and_the_next_run_resumes() {
         }
     }
     assert!(broken >= 2 * 10, "only {broken} calls were broken");
+}
+
+/// Their pool was removed, so this process does not know of which kind it is.
+#[tokio::test]
+async fn lease_of_a_creation_expires_like_any_other() {
+    let rig = Rig::new();
+    let pool = PoolName::parse("gone").unwrap();
+    rig.store.note_pools(&[pool.clone()].into()).await.unwrap();
+    let mut created = Vec::new();
+    for (name, hours) in [("over", Some(1)), ("live", Some(9)), ("parked", Some(1)), ("unleased", None)] {
+        let new = NewSandbox {
+            id: SandboxId::parse(name).unwrap(),
+            name: SandboxName::parse(name).unwrap(),
+            external_id: ExternalId::of(&ProviderName::parse("nodes").unwrap(), name).unwrap(),
+            pool: pool.clone(),
+            descriptor: Descriptor::default(),
+        };
+        let grant = hours.map(|hours| Grant {
+            claim: claim_key(created.len()),
+            candidate: Candidate::absent(new.id.clone(), pool.clone()),
+            lab: None,
+            by: None,
+            request: None,
+            granted_at: NOW,
+            expires_at: NOW.after(HOUR * hours),
+        });
+        let wanted = new.provision(grant.as_ref(), NOW);
+        rig.store.create(&wanted).await.unwrap();
+        created.push(wanted);
+    }
+    done(rig.store.park_provision(&created[2], NOW).await.unwrap());
+    rig.clock.advance(HOUR + GRACE);
+    assert_eq!(run(&rig).await, completed(2, 2, 0, 0));
+    let mut states = Vec::new();
+    for wanted in &created {
+        states.push(rig.store.sandbox(&wanted.id).await.unwrap().unwrap().state.name());
+    }
+    use StateName::{PendingDeletion, Provisioning};
+    assert_eq!(states, [PendingDeletion, Provisioning, PendingDeletion, Provisioning]);
+    assert_eq!(run(&rig).await, completed(0, 0, 0, 0));
 }

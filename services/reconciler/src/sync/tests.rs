@@ -14,7 +14,7 @@ use testkit::faulty::Fault;
 use testkit::provider::Call;
 
 /// Pages of the index that a sync of a small pool reads before its first write: two pools, two shards, each state.
-const PAGES_READ: usize = 2 * 2 * StateName::indexed(PoolKind::Account).len();
+const PAGES_READ: usize = 2 * 2 * StateName::indexed(Some(PoolKind::Account)).len();
 /// Calls before the first sandbox becomes free: reads the number of shards, and notes the supply.
 const CALLS_BEFORE_INSERT: usize = PAGES_READ + 2;
 

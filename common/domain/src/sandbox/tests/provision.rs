@@ -20,13 +20,17 @@ fn parked(sandbox: &Sandbox) -> Sandbox {
 fn cold_claim_creates_its_lease_with_the_record() {
     let wanted = leased();
     assert_eq!((wanted.version, wanted.epoch), (Version::new(1), Epoch::new(1)));
-    let lease = wanted.lease().unwrap();
+    let lease = wanted.lease().unwrap().clone();
     assert_eq!((lease.epoch, lease.claimed_version), (Epoch::new(1), Version::default()));
     assert_eq!(wanted.history[0].cause, Cause::Claimed);
     let node = Descriptor::parse([("node", "n-1")]).unwrap();
+    let template = Descriptor::parse([(Descriptor::TEMPLATE, "shell@1"), ("node", "n-0")]).unwrap();
+    let wanted = Sandbox { descriptor: template, ..wanted };
     let made = wanted.clone().apply(&Transition::finish_provision(&wanted, &node, REQUESTED)).unwrap();
-    assert_eq!(made.state, State::Allocated(lease.clone()), "the same lease, with the same end");
-    assert_eq!((made.epoch, made.descriptor), (Epoch::new(1), node));
+    assert_eq!(made.state, State::Allocated(lease), "the same lease, with the same end");
+    assert_eq!(made.epoch, Epoch::new(1));
+    let entries: Vec<_> = made.descriptor.iter().collect();
+    assert_eq!(entries, [("node", "n-1"), (Descriptor::TEMPLATE, "shell@1")], "what was known stays");
 }
 
 #[test]
@@ -75,11 +79,9 @@ fn only_what_no_owner_held_is_retired() {
 #[test]
 fn failures_are_counted_until_a_replay() {
     let wanted = leased();
-    let failed = wanted.apply(&Transition::note_provision_failure(Epoch::new(1), 3, "no image")).unwrap();
+    let failed = wanted.clone().apply(&Transition::note_provision_failure(&wanted, 3, "no image")).unwrap();
     let provision = failed.provision().unwrap();
     assert_eq!((provision.attempts, provision.last_error.as_deref()), (3, Some("no image")));
-    let other = Transition::note_provision_failure(Epoch::new(2), 4, "late");
-    assert!(failed.clone().apply(&other).is_err(), "of another epoch");
     let parked = parked(&failed);
     let by = Actor::parse("alice").unwrap();
     let again = parked.clone().apply(&Transition::replay_provision(&parked, &by, DELETED)).unwrap();
@@ -87,6 +89,8 @@ fn failures_are_counted_until_a_replay() {
     assert_eq!((provision.attempts, provision.requested_at), (0, DELETED));
     assert_eq!(provision.last_error.as_deref(), Some("no image"));
     assert_eq!(again.lease(), parked.lease());
+    let late = Transition::note_provision_failure(&wanted, 4, "late");
+    assert!(again.apply(&late).is_err(), "of the round before the replay");
 }
 
 #[test]
