@@ -19,6 +19,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 use testkit::bus::{MemoryBus, MemoryConfig};
 use testkit::clock::ManualClock;
+use testkit::provisions::RecordedProvisions;
 use testkit::store::MemoryStore;
 use tokio::runtime::{Builder, Runtime};
 
@@ -160,6 +161,7 @@ impl Frame {
             random,
             store,
             deletions: bus.clone(),
+            provisions: Arc::new(RecordedProvisions::default()),
             deletion_control: bus.clone(),
             switch: bus.clone(),
             census: bus.clone(),

@@ -107,6 +107,14 @@ pub(crate) async fn concurrent_attempts_in_one_process_agree(engine: Engine) {
     }
 }
 
+pub(crate) async fn concurrent_attempts_that_create_agree(engine: Engine) {
+    every_pair(engine, Setting::Fresh).await;
+}
+
+pub(crate) async fn concurrent_attempts_on_an_absent_sandbox_agree(engine: Engine) {
+    every_pair(engine, Setting::Uncreated).await;
+}
+
 /// The first attempt saw one sandbox, which a rival takes; then a second sandbox is added, and the twin gets it. The
 /// first attempt finds nothing free, but must return its owner's sandbox.
 pub(crate) async fn concurrent_attempt_gets_no_false_exhausted(engine: Engine) {

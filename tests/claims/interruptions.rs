@@ -111,3 +111,11 @@ pub(crate) async fn claim_after_lease_end_is_interrupted_at_any_call(engine: Eng
 pub(crate) async fn claim_on_a_leftover_item_is_interrupted_at_any_call(engine: Engine) {
     every_call(engine, Setting::LeftBehind).await;
 }
+
+pub(crate) async fn claim_that_creates_is_interrupted_at_any_call(engine: Engine) {
+    every_call(engine, Setting::Fresh).await;
+}
+
+pub(crate) async fn claim_on_an_absent_sandbox_is_interrupted_at_any_call(engine: Engine) {
+    every_call(engine, Setting::Uncreated).await;
+}

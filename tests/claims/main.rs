@@ -17,6 +17,7 @@ mod candidate_buffer;
 mod candidates;
 mod concurrent_attempts;
 mod contention;
+mod created;
 mod ended_leases;
 mod endless;
 mod engines;
@@ -83,6 +84,15 @@ on_both! {
         lease_extended_at_its_end_is_kept,
         queue_failure_does_not_block_the_claim,
     }
+    created {
+        twin_of_a_stalled_claim_creates_its_sandbox,
+        drained_pool_gives_up_an_absent_sandbox,
+        key_of_another_request_is_refused_until_its_lease_ends,
+        released_creation_is_not_revived,
+        free_sandbox_is_taken_before_one_is_created,
+        repeat_announces_a_creation_again,
+        creation_cannot_be_extended,
+    }
     listing {
         every_filter_combination_lists_the_matching_sandboxes,
         unchanged_sandbox_is_listed_once_during_changes,
@@ -113,8 +123,12 @@ on_engine! { memory Memory:
         repeat_on_an_empty_pool_is_interrupted_at_any_call,
         claim_after_lease_end_is_interrupted_at_any_call,
         claim_on_a_leftover_item_is_interrupted_at_any_call,
+        claim_that_creates_is_interrupted_at_any_call,
+        claim_on_an_absent_sandbox_is_interrupted_at_any_call,
     }
     concurrent_attempts {
+        concurrent_attempts_that_create_agree,
+        concurrent_attempts_on_an_absent_sandbox_agree,
         concurrent_attempts_of_cold_processes_agree,
         concurrent_attempts_with_outdated_candidates_agree,
         concurrent_attempts_at_the_last_sandbox_agree,

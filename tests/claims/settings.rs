@@ -30,6 +30,10 @@ pub(crate) enum Setting {
     Over,
     /// A claim item that a crash left behind, for a sandbox that another owner took.
     LeftBehind,
+    /// An empty pool whose sandboxes are created.
+    Fresh,
+    /// The same, and a claim item that a crash left behind for a sandbox that does not exist yet.
+    Uncreated,
 }
 
 /// A process whose store can fail or pause on demand.
@@ -65,6 +69,7 @@ impl Setting {
             Self::HeldAndEmpty => &["page", "find_claim", "grant"],
             Self::Over => &["page", "open_claim", "grant", "expire", "move_claim"],
             Self::LeftBehind => &["page", "open_claim", "grant", "move_claim"],
+            Self::Fresh | Self::Uncreated => &["page", "open_claim", "create"],
         }
     }
 
@@ -83,11 +88,20 @@ impl Setting {
             Self::Tight => warm_ups + 3 + 1,
             Self::Held | Self::Over | Self::LeftBehind => 1 + 3,
             Self::HeldAndEmpty => 1,
+            Self::Fresh | Self::Uncreated => 0,
         };
-        let world = World::new(engine, sandbox_count, seed).await;
+        let world = match self {
+            Self::Fresh | Self::Uncreated => World::of_containers(engine, seed).await,
+            _ => World::new(engine, sandbox_count, seed).await,
+        };
         let mut subjects: Vec<_> = faults.iter().map(|fault| Subject::new(&world, *fault)).collect();
         match self {
-            Self::Cold => {}
+            Self::Cold | Self::Fresh => {}
+            Self::Uncreated => {
+                let call = call_of("create", World::of_containers(engine, seed).await).await;
+                let crashed = Subject::new(&world, Some((call, Fault::PauseBefore)));
+                assert!(crashed.start().await.drop_it().await.is_none());
+            }
             Self::Outdated | Self::Tight => {
                 for (number, subject) in subjects.iter_mut().enumerate() {
                     subject.process.claim(&format!("warm-{number}")).await.unwrap();
@@ -130,6 +144,14 @@ impl Setting {
         }
         panic!("{self:?} does not lead to {:?}", self.operations());
     }
+}
+
+/// The position of the first call of that operation of a claim in a world like this.
+pub(crate) async fn call_of(operation: &str, world: World) -> usize {
+    let subject = Subject::new(&world, None);
+    subject.process.claim(OWNER).await.unwrap();
+    let calls = subject.store.calls();
+    calls.iter().position(|call| *call == operation).expect("the claim makes that call")
 }
 
 // === impl Subject ===

@@ -17,7 +17,10 @@ impl World {
         assert_one_lease_a_key(&sandboxes);
         self.assert_counts(&sandboxes, processes[0]).await;
         self.assert_holders_got_answers(&sandboxes, processes).await;
-        self.assert_nothing_is_stranded(&sandboxes, processes).await;
+        // What is created is never exhausted.
+        if !self.has_containers() {
+            self.assert_nothing_is_stranded(&sandboxes, processes).await;
+        }
     }
 
     async fn assert_counts(&self, sandboxes: &[Sandbox], process: &Process) {

@@ -6,15 +6,16 @@ use contract::{
     AllocateRequest, Allocation, FaultCode, Outcome, ReleaseReply, ReleaseRequest, StatsReply, Verb,
 };
 use domain::{
-    Candidate, ClaimKey, ClaimRecord, ExternalId, IdempotencyKey, LeasePolicy, NewSandbox, OwnerId, PoolName,
-    Pools, ProviderName, Sandbox, SandboxId, SandboxName, StateName, UnixSeconds,
+    Candidate, ClaimKey, ClaimRecord, ExternalId, IdempotencyKey, LeasePolicy, NewSandbox, OwnerId, PoolKind,
+    PoolName, PoolSpec, PoolState, Pools, ProviderName, Sandbox, SandboxId, SandboxName, StateName,
+    TemplateVersion, UnixSeconds,
 };
 use harness::deletions::RecordedDeletions;
 use ports::bus::{Attempt, Context, Handler as _, Request};
 use ports::clock::Clock as _;
 use ports::provider::Providers;
 use ports::random::Rng;
-use ports::store::{Insert, Store};
+use ports::store::{Insert, SortRange, StateQuery, Store, Write};
 use prometheus::Registry;
 use runtime::pools::PoolWatch;
 use runtime::recorder::{EventLogMetrics, Recorder};
@@ -24,6 +25,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use testkit::bus::{MemoryBus, MemoryConfig};
 use testkit::clock::ManualClock;
+use testkit::provisions::RecordedProvisions;
 
 pub(crate) const START: UnixSeconds = UnixSeconds::new(1_800_000_000);
 pub(crate) const POOL: &str = "main";
@@ -44,6 +46,9 @@ pub(crate) struct World {
     seed: AtomicU64,
     /// The value of `POOLS`.
     pools: &'static str,
+    /// The pools of containers, instead of those.
+    created: Vec<PoolSpec>,
+    pub(crate) provisions: Arc<RecordedProvisions>,
 }
 
 /// An allocator with separate caches, random numbers and metrics.
@@ -52,6 +57,8 @@ pub(crate) struct Process {
     allocator: Arc<Allocator>,
     clock: ManualClock,
     registry: Registry,
+    /// The pool of claims that name none; the default one if there is one.
+    pool: Option<String>,
 }
 
 /// The lease that an owner got.
@@ -94,6 +101,21 @@ pub(crate) fn lease_policy() -> LeasePolicy {
     }
 }
 
+/// The version of the template of every pool of containers.
+pub(crate) const TEMPLATE: &str = "shell@1";
+/// The names of the pools of containers; the first one is that of [`claim_of`] with a pool.
+pub(crate) const CONTAINER_POOLS: [&str; 2] = [POOL, "other"];
+
+fn nodes() -> ProviderName {
+    ProviderName::parse("nodes").unwrap()
+}
+
+fn container_pool(name: &str) -> PoolSpec {
+    let name = PoolName::parse(name).unwrap();
+    let accounts = PoolSpec::of_accounts(name, nodes(), None);
+    PoolSpec { kind: PoolKind::Container, template: Some("shell".to_owned()), ..accounts }
+}
+
 /// A claim without options.
 pub(crate) fn claim_of(owner: &str) -> AllocateRequest {
     AllocateRequest { owner: owner.to_owned(), lab: Some("lab-a".to_owned()), ..AllocateRequest::default() }
@@ -117,11 +139,59 @@ impl World {
             // Far from the next test's seeds, because every process takes one.
             seed: AtomicU64::new(seed * 1_000),
             pools: POOL,
+            created: Vec::new(),
+            provisions: Arc::default(),
         };
         for _ in 0..sandbox_count {
             world.add().await;
         }
         world
+    }
+
+    /// A world of empty pools of containers.
+    pub(crate) async fn of_containers(engine: Engine, seed: u64) -> Self {
+        let created = CONTAINER_POOLS.map(container_pool).to_vec();
+        Self { created, ..Self::new(engine, 0, seed).await }
+    }
+
+    /// The same world, whose later processes know that a pool is being drained.
+    pub(crate) fn drain(&mut self, pool: &str) {
+        for spec in self.created.iter_mut().filter(|spec| spec.name.as_str() == pool) {
+            spec.state = PoolState::Draining;
+        }
+    }
+
+    /// A free container.
+    pub(crate) async fn add_container(&self, pool: &str) -> Sandbox {
+        let now = self.clock.now();
+        let id = SandboxId::parse(&format!("ctr_{}", self.seed.fetch_add(1, Ordering::SeqCst))).unwrap();
+        let new = NewSandbox {
+            name: SandboxName::parse(id.as_str()).unwrap(),
+            external_id: ExternalId::of(&nodes(), id.as_str()).unwrap(),
+            id,
+            pool: PoolName::parse(pool).unwrap(),
+            descriptor: domain::Descriptor::parse([(domain::Descriptor::TEMPLATE, TEMPLATE)]).unwrap(),
+        };
+        let wanted = new.provision(None, now);
+        self.store.create(&wanted).await.unwrap();
+        match self.store.finish_provision(&wanted, &wanted.descriptor, now).await.unwrap() {
+            Write::Done(made) => *made,
+            Write::Lost(found) => panic!("lost to {found:?}"),
+        }
+    }
+
+    /// Every container that is not deleted.
+    async fn containers(&self) -> Vec<Sandbox> {
+        let mut containers = Vec::new();
+        for spec in &self.created {
+            for &state in StateName::indexed(Some(PoolKind::Container)) {
+                for shard in 0..self.store.shards().await.unwrap() {
+                    let query = StateQuery { pool: spec.name.clone(), state, shard, range: SortRange::All };
+                    containers.extend(self.store.page(&query, None, 1_000).await.unwrap().sandboxes);
+                }
+            }
+        }
+        containers
     }
 
     /// The same world with these pools.
@@ -160,6 +230,7 @@ impl World {
             random: Arc::new(Rng::seeded(self.seed.fetch_add(1, Ordering::SeqCst))),
             store,
             deletions: Arc::clone(&self.deletions) as _,
+            provisions: Arc::clone(&self.provisions) as _,
             deletion_control: bus.clone(),
             switch: bus.clone(),
             census: bus.clone(),
@@ -167,17 +238,31 @@ impl World {
             recorder: Recorder::new(clock, bus, metrics),
             providers: Providers::default(),
             provider_names: Arc::new([ProviderName::csp()].into()),
-            pools: PoolWatch::new(Pools::parse(self.pools).unwrap(), lease_policy()),
+            pools: self.pool_watch(),
         };
         let registry = Registry::new();
         let metrics = Metrics::register(&registry).unwrap();
         let allocator = Arc::new(Allocator::new(config, ports, metrics));
-        Process { allocator, clock: self.clock.clone(), registry }
+        let pool = self.has_containers().then(|| POOL.to_owned());
+        Process { allocator, clock: self.clock.clone(), registry, pool }
+    }
+
+    /// Whether its sandboxes are created.
+    pub(crate) fn has_containers(&self) -> bool {
+        !self.created.is_empty()
+    }
+
+    fn pool_watch(&self) -> PoolWatch {
+        let specs =
+            if self.created.is_empty() { Pools::parse(self.pools).unwrap() } else { self.created.clone() };
+        let template = |spec: &PoolSpec| (spec.name.clone(), TemplateVersion::parse(TEMPLATE).unwrap());
+        let templates = self.created.iter().map(template).collect();
+        PoolWatch::new(specs, lease_policy()).with_templates(templates)
     }
 
     /// Every sandbox, read consistently.
     pub(crate) async fn sandboxes(&self) -> Vec<Sandbox> {
-        let mut sandboxes = Vec::new();
+        let mut sandboxes = self.containers().await;
         for number in 1..=self.sandbox_count.load(Ordering::SeqCst) {
             let found = self.store.sandbox(&id(number)).await.unwrap();
             sandboxes.push(found.expect("sandboxes do not vanish"));
@@ -233,7 +318,16 @@ impl World {
 
 impl Process {
     pub(crate) async fn claim(&self, owner: &str) -> Answered {
-        self.ask(&claim_of(owner), TIMEOUT).await
+        self.ask(&self.claim_of(owner), TIMEOUT).await
+    }
+
+    fn claim_of(&self, owner: &str) -> AllocateRequest {
+        AllocateRequest { pool: self.pool.clone(), ..claim_of(owner) }
+    }
+
+    /// Claims in a pool.
+    pub(crate) async fn claim_in(&self, owner: &str, pool: &str) -> Answered {
+        self.ask(&AllocateRequest { pool: Some(pool.to_owned()), ..claim_of(owner) }, TIMEOUT).await
     }
 
     /// Claims with options and waits no longer than `timeout`.
@@ -244,7 +338,7 @@ impl Process {
     /// Attempt `number` at a request of that owner.
     pub(crate) async fn attempt(&self, owner: &str, request_key: &str, number: Option<u32>) -> Answered {
         let attempt = Attempt { request_key: request_key.to_owned(), number };
-        self.answer_to(&claim_of(owner), None, Some(attempt), TIMEOUT).await
+        self.answer_to(&self.claim_of(owner), None, Some(attempt), TIMEOUT).await
     }
 
     /// The same as [`Self::ask`], with a key beside the body.

@@ -42,6 +42,8 @@ pub enum FaultCode {
     HeadTooLarge,
     /// The selector has no free sandbox.
     PoolExhausted,
+    /// The key belongs to a request that asked for something else.
+    KeyInUse,
     /// The sandbox is in a state that does not allow this.
     InvalidState,
     /// The lease is over.
@@ -131,7 +133,7 @@ impl FaultCode {
             Self::NotFound => 404,
             Self::MethodNotAllowed => 405,
             Self::RequestTimeout => 408,
-            Self::PoolExhausted | Self::InvalidState => 409,
+            Self::PoolExhausted | Self::KeyInUse | Self::InvalidState => 409,
             Self::AllocationExpired => 410,
             Self::BodyTooLarge => 413,
             Self::RateLimitExceeded => 429,
@@ -176,6 +178,7 @@ impl FaultCode {
             | Self::MethodNotAllowed
             | Self::BodyTooLarge
             | Self::HeadTooLarge
+            | Self::KeyInUse
             | Self::InvalidState
             | Self::AllocationExpired => Repeat::Never,
         }

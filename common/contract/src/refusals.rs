@@ -26,9 +26,14 @@ impl Verb {
     pub const fn own_faults(self) -> &'static [F] {
         match self {
             Self::Stats | Self::Health | Self::Sandboxes | Self::Pools | Self::Templates => &[],
-            Self::Allocate => {
-                &[F::MissingSandboxId, F::PoolExhausted, F::AllocationExpired, F::Contended, F::NotHere]
-            }
+            Self::Allocate => &[
+                F::MissingSandboxId,
+                F::PoolExhausted,
+                F::KeyInUse,
+                F::AllocationExpired,
+                F::Contended,
+                F::NotHere,
+            ],
             Self::Release => &[F::MissingSandboxId, F::NotSandboxOwner, F::NotFound, F::InvalidState],
             Self::Get => &[F::MissingSandboxId, F::NotSandboxOwner, F::NotFound],
             Self::Extend => &[

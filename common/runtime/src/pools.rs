@@ -3,9 +3,9 @@
 use super::settings::{Settings, read_file};
 use super::telemetry::Chain;
 use contract::pools::PoolSettings;
-use domain::{LeasePolicy, PoolName, PoolSpec, Pools};
+use domain::{LeasePolicy, PoolName, PoolSpec, Pools, TemplateId, TemplateVersion};
 use parking_lot::RwLock;
-use ports::store::{Store, StoreError};
+use ports::store::{Store, StoreError, unless_unreadable};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -54,6 +54,14 @@ impl PoolWatch {
         let pools = Pools::new(seeds.specs.clone(), leases);
         let current = Arc::new(RwLock::new(Arc::new(pools)));
         Self { current, reading: Arc::default(), seeds: Arc::new(seeds) }
+    }
+
+    /// Knows these versions of templates until the table was read.
+    #[must_use]
+    pub fn with_templates(self, templates: BTreeMap<PoolName, TemplateVersion>) -> Self {
+        let pools = self.current().as_ref().clone().with_templates(templates);
+        *self.current.write() = Arc::new(pools);
+        self
     }
 
     /// The pools now.
@@ -107,7 +115,8 @@ impl PoolWatch {
             // The table was not opened yet, or has lost its pools: what the settings say is better than nothing.
             return Ok(());
         }
-        let next = self.current().with(specs);
+        let templates = current_versions(store, &specs).await?;
+        let next = self.current().with(specs).with_templates(templates);
         let mut current = self.current.write();
         if **current != next {
             tracing::info!(pools = next.specs().len(), "the pools have changed");
@@ -137,6 +146,22 @@ impl PoolWatch {
             is_failing = read.is_err();
         }
     }
+}
+
+/// The current version of the template of each pool that names one which can be used.
+async fn current_versions(
+    store: &dyn Store,
+    specs: &[PoolSpec],
+) -> Result<BTreeMap<PoolName, TemplateVersion>, StoreError> {
+    let mut versions = BTreeMap::new();
+    for spec in specs {
+        let Some(Ok(template)) = spec.template.as_deref().map(TemplateId::parse) else { continue };
+        let head = unless_unreadable(store.template_head(&template).await)?;
+        if let Some(head) = head.filter(|head| head.removed_at.is_none()) {
+            versions.insert(spec.name.clone(), TemplateVersion::of(&template, head.version));
+        }
+    }
+    Ok(versions)
 }
 
 /// Reads `POOLS` or `POOLS_FILE`; no pools after a mistake.
@@ -191,8 +216,9 @@ pub fn parse_file(text: &str) -> Result<Vec<PoolSpec>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use domain::{PoolState, ProviderName};
-    use ports::store::{Layout as _, PoolItems as _};
+    use domain::template::{Image, Template, TemplateSpec};
+    use domain::{Actor, PoolKind, PoolState, ProviderName, UnixSeconds};
+    use ports::store::{Layout as _, PoolItems as _, TemplateItems as _};
     use testkit::store::MemoryStore;
 
     const LEASES: LeasePolicy = LeasePolicy {
@@ -226,6 +252,37 @@ mod tests {
             let problem = parse_file(bad).unwrap_err();
             assert!(problem.contains(expected), "{bad:?}: {problem}");
         }
+    }
+
+    #[tokio::test]
+    async fn pool_creates_the_current_version_of_its_template() {
+        let store = MemoryStore::new(1);
+        let of_accounts = PoolSpec::of_accounts(name("shells"), ProviderName::parse("nodes").unwrap(), None);
+        let kind = PoolKind::Container;
+        let spec = PoolSpec { kind, template: Some("shell".to_owned()), ..of_accounts };
+        assert!(store.write_pool(None, &spec).await.unwrap());
+        let watch = PoolWatch::new(Vec::new(), LEASES);
+        let current = async || {
+            watch.refresh(&store).await.unwrap();
+            watch.current().template_of(&spec.name).map(ToString::to_string)
+        };
+        assert_eq!(current().await, None, "there is no such template");
+        let id = TemplateId::parse("shell").unwrap();
+        for version in 1..=2 {
+            let template = Template {
+                id: id.clone(),
+                version,
+                created_at: UnixSeconds::new(version),
+                by: Actor::parse("alice").unwrap(),
+                spec: TemplateSpec::of_image(Image::Host),
+            };
+            let seen = store.template_head(&id).await.unwrap();
+            assert!(store.write_template(seen.as_ref(), &template).await.unwrap());
+            assert_eq!(current().await, Some(format!("shell@{version}")));
+        }
+        let seen = store.template_head(&id).await.unwrap().unwrap();
+        assert!(store.mark_template(&seen, Some(UnixSeconds::new(9))).await.unwrap());
+        assert_eq!(current().await, None, "it was removed");
     }
 
     #[tokio::test]

@@ -4,6 +4,8 @@
 //! that sandbox was found not available at the version that the item names. Versions only grow, so a late writer with
 //! an old version fails. That is why one key can never get two sandboxes.
 //!
+//! In a pool whose sandboxes are created (`cold`), the claim item may name a sandbox that does not exist yet.
+//!
 //! A request is answered once. A lease stores the requests that it answered; when it ends, its claim item is closed and
 //! keeps them. A later attempt at one of them is refused, wherever it stopped: it finds the request either on the claim
 //! item or on the sandbox that the item names.
@@ -17,12 +19,14 @@ use contract::{
     authorize, headers,
 };
 use domain::{
-    Actor, Candidate, ClaimKey, ClaimRecord, Grant, IdempotencyKey, LabId, Lease, NamePrefix, PoolName,
-    PoolSpec, RequestKey, Sandbox,
+    Actor, Candidate, ClaimKey, ClaimRecord, Creation, Grant, IdempotencyKey, LabId, Lease, NamePrefix,
+    PoolKind, PoolName, PoolSpec, RequestKey, Sandbox,
 };
 use ports::bus::{Attempt, Request};
 use ports::store::{MoveClaim, OpenClaim, StoreError, Write};
 use std::time::Duration;
+
+mod cold;
 
 /// How long a claim item is kept if no process removes it: longer than any lease, because purging the claim item of a
 /// live lease would let its key get a second one.
@@ -42,6 +46,8 @@ struct Claim<'a> {
     request: Option<RequestKey>,
     /// Whether no other attempt at the request can be running or arrive after this one is answered.
     is_only_attempt: bool,
+    /// What is created if nothing is free; none for kinds that are not created.
+    creation: Option<Creation>,
 }
 
 /// Why a claim was not granted.
@@ -64,10 +70,20 @@ enum Found {
     Other,
 }
 
-/// The claim item after opening or moving it, and the reservation if its candidate is one of ours.
+/// The claim item after opening or moving it, and what is known of its candidate.
 struct Held {
     record: ClaimRecord,
-    reserved: Option<Reserved>,
+    choice: Choice,
+}
+
+/// Who chose the candidate of a claim item.
+enum Choice {
+    /// This attempt, among the free ones.
+    Reserved(Reserved),
+    /// This attempt, to be created.
+    Fresh,
+    /// Another attempt.
+    Other,
 }
 
 impl From<Late> for ClaimError {
@@ -158,9 +174,9 @@ impl Allocator {
         let wanted = LabDuration::of_fields(*lab_duration_hours, *lab_duration_minutes);
         let by = parse_actor(asked, by.as_deref())?;
         let key = ClaimKey { owner, key };
-        let (request, is_only_attempt, selectors) = (None, false, Vec::new());
+        let (request, is_only_attempt, selectors, creation) = (None, false, Vec::new(), None);
         let mut claim =
-            Claim { permit, key, lab, selectors, wanted, by, principal, request, is_only_attempt };
+            Claim { permit, key, lab, selectors, wanted, by, principal, request, is_only_attempt, creation };
         claim.selectors = match (present(pool), prefix) {
             (None, Some(prefix)) => self.selectors_of(&claim, &prefix)?,
             (pool, prefix) => {
@@ -168,6 +184,7 @@ impl Allocator {
                 // The default pool needs the same permission as a named one.
                 claim.authorize(&pool)?;
                 self.check_length(&pool, wanted)?;
+                claim.creation = self.creation_in(&pool, prefix.as_ref())?;
                 vec![Selector { pool, prefix }]
             }
         };
@@ -179,7 +196,9 @@ impl Allocator {
     fn selectors_of(&self, claim: &Claim<'_>, prefix: &NamePrefix) -> Result<Vec<Selector>, Fault> {
         let pools = self.ports.pools.current();
         let (default, asked) = (pools.default_pool(), prefix.as_str());
-        let mut specs: Vec<_> = pools.specs().iter().collect();
+        // The names of what the fleet creates mean nothing.
+        let listed = pools.specs().iter().filter(|spec| spec.kind == PoolKind::Account);
+        let mut specs: Vec<_> = listed.collect();
         specs.sort_by_cached_key(|spec| {
             let of_pool = spec.name_prefix.as_ref().map_or("", NamePrefix::as_str);
             let is_likely = of_pool.starts_with(asked) || asked.starts_with(of_pool);
@@ -237,23 +256,28 @@ impl Allocator {
         let mut held = self.open(claim, deadline).await?;
         loop {
             claim.refuse_if_answered(&held.record.answered)?;
-            let mut ended = Vec::new();
+            let mut ended = None;
             if !held.record.is_closed {
                 // Our own candidates belong to pools that were authorized with the claim.
-                if held.reserved.is_none()
+                if matches!(held.choice, Choice::Other)
                     && let Some(pool) = self.pool_of(&claim.principal.scope, &held.record.candidate).await?
                 {
                     claim.authorize(&pool).map_err(ClaimError::Refused)?;
                 }
-                match self.try_grant(claim, &mut held, deadline).await? {
+                let found = if claim.asks_as(&held.record) {
+                    self.try_grant(claim, &mut held, deadline).await?
+                } else {
+                    self.other_request(claim, &held.record, deadline).await?
+                };
+                match found {
                     Found::Mine(outcome, sandbox) => return Ok((outcome, *sandbox)),
-                    Found::Ended(requests) => ended = requests,
+                    Found::Ended(requests) => ended = Some(requests),
                     Found::Other => {}
                 }
-                claim.refuse_if_answered(&ended)?;
+                claim.refuse_if_answered(ended.as_deref().unwrap_or_default())?;
                 self.metrics.lost_race();
             }
-            held = self.move_on(claim, held.record, &ended, deadline).await?;
+            held = self.move_on(claim, held.record, ended.as_deref(), deadline).await?;
         }
     }
 
@@ -265,7 +289,10 @@ impl Allocator {
         deadline: &Deadline,
     ) -> Result<Found, ClaimError> {
         let candidate = &held.record.candidate;
-        if held.reserved.is_none() && !self.grants_in(&candidate.pool) {
+        if candidate.is_absent() {
+            return self.try_create(claim, held, deadline).await;
+        }
+        if matches!(held.choice, Choice::Other) && !self.grants_in(&candidate.pool) {
             // An earlier attempt chose it. Its lease is still an answer, but no new one is granted.
             let found = self.ports.store.sandbox(&candidate.id).await?;
             let is_free = found.as_ref().is_none_or(|found| found.version == candidate.version);
@@ -275,13 +302,13 @@ impl Allocator {
         let grant = self.grant_of(claim, candidate);
         match self.writer(deadline)?.grant(&grant).await? {
             Write::Done(sandbox) => {
-                if let Some(reserved) = held.reserved.take() {
+                if let Choice::Reserved(reserved) = std::mem::replace(&mut held.choice, Choice::Other) {
                     reserved.won();
                 }
                 Ok(Found::Mine(Outcome::Created, sandbox))
             }
             Write::Lost(found) => {
-                if let Some(reserved) = held.reserved.take() {
+                if let Choice::Reserved(reserved) = std::mem::replace(&mut held.choice, Choice::Other) {
                     reserved.lost();
                 }
                 tracing::debug!(
@@ -337,15 +364,26 @@ impl Allocator {
 
     /// Opens the claim with a free sandbox, or continues with the existing claim item.
     async fn open(&self, claim: &Claim<'_>, deadline: &Deadline) -> Result<Held, ClaimError> {
-        let reserved = match self.take_any(claim, deadline).await {
-            Ok(reserved) => reserved,
+        let (candidate, choice) = match self.choose(claim, deadline).await {
+            Ok(chosen) => chosen,
             Err(scarcity) => return self.follow(claim, None, scarcity).await,
         };
-        let record = ClaimRecord::new(claim.key.clone(), reserved.candidate().clone());
+        let record = ClaimRecord::new(claim.key.clone(), candidate).creating(claim.creation.clone());
         let keep_until = self.ports.clock.now().after(CLAIM_KEPT);
         match self.writer(deadline)?.open_claim(&record, keep_until).await? {
-            OpenClaim::Opened => Ok(Held { record, reserved: Some(reserved) }),
-            OpenClaim::Held(record) => Ok(Held { record, reserved: None }),
+            OpenClaim::Opened => Ok(Held { record, choice }),
+            OpenClaim::Held(record) => Ok(Held { record, choice: Choice::Other }),
+        }
+    }
+
+    /// A free candidate, or one that is to be created.
+    async fn choose(&self, claim: &Claim<'_>, deadline: &Deadline) -> Result<(Candidate, Choice), Scarcity> {
+        match self.take_any(claim, deadline).await {
+            Ok(reserved) => Ok((reserved.candidate().clone(), Choice::Reserved(reserved))),
+            Err(scarcity) => match self.fresh_candidate(claim, &scarcity) {
+                Some(fresh) => Ok((fresh, Choice::Fresh)),
+                None => Err(scarcity),
+            },
         }
     }
 
@@ -363,25 +401,29 @@ impl Allocator {
     }
 
     /// Moves the claim to another candidate, or continues with the candidate of a concurrent attempt. `ended` are the
-    /// requests that a lease of this claim on the lost sandbox answered.
+    /// requests that a lease of this claim on the lost sandbox answered, if there was one.
     async fn move_on(
         &self,
         claim: &Claim<'_>,
         from: ClaimRecord,
-        ended: &[RequestKey],
+        ended: Option<&[RequestKey]>,
         deadline: &Deadline,
     ) -> Result<Held, ClaimError> {
-        let reserved = match self.take_any(claim, deadline).await {
-            Ok(reserved) => reserved,
+        let (candidate, choice) = match self.choose(claim, deadline).await {
+            Ok(chosen) => chosen,
             Err(scarcity) => return self.follow(claim, Some(&from), scarcity).await,
         };
         let keep_until = self.ports.clock.now().after(CLAIM_KEPT);
-        let record = from.moved_to(reserved.candidate().clone(), ended);
+        let mut record = from.moved_to(candidate, ended.unwrap_or_default());
+        // A request after the end of a lease is a new one.
+        if from.is_closed || ended.is_some() || !claim.asks_as(&from) {
+            record.creation.clone_from(&claim.creation);
+        }
         match self.writer(deadline)?.move_claim(&from, &record, keep_until).await? {
-            MoveClaim::Moved => Ok(Held { record, reserved: Some(reserved) }),
-            MoveClaim::Held(record) => Ok(Held { record, reserved: None }),
+            MoveClaim::Moved => Ok(Held { record, choice }),
+            MoveClaim::Held(record) => Ok(Held { record, choice: Choice::Other }),
             MoveClaim::Absent => {
-                drop(reserved);
+                drop(choice);
                 self.open(claim, deadline).await
             }
         }
@@ -396,7 +438,7 @@ impl Allocator {
         scarcity: Scarcity,
     ) -> Result<Held, ClaimError> {
         match self.ports.store.find_claim(&claim.key).await? {
-            Some(record) if Some(&record) != lost => Ok(Held { record, reserved: None }),
+            Some(record) if Some(&record) != lost => Ok(Held { record, choice: Choice::Other }),
             _ => Err(ClaimError::Scarce(scarcity)),
         }
     }

@@ -42,8 +42,8 @@ use contract::bounds::Bounded;
 use contract::{Fault, FaultCode, Verb, WorkerRole};
 use domain::{PoolName, ProviderName};
 use ports::bus::{
-    Answer, BusError, CensusStore, DeletionControl, Deletions, Dropped, Handler, Request, Serve, SwitchCache,
-    Upkeep,
+    Answer, BusError, CensusStore, DeletionControl, Deletions, Dropped, Handler, Provisions, Request, Serve,
+    SwitchCache, Upkeep,
 };
 use ports::clock::Clock;
 use ports::provider::Providers;
@@ -102,6 +102,8 @@ pub struct Ports {
     pub store: Arc<dyn Store>,
     /// Accepts deletion work.
     pub deletions: Arc<dyn Deletions>,
+    /// Accepts work that creates sandboxes.
+    pub provisions: Arc<dyn Provisions>,
     /// Shows and controls the deletions of the fleet.
     pub deletion_control: Arc<dyn DeletionControl>,
     /// The copy of the operators' switch that reapers read.

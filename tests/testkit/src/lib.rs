@@ -7,5 +7,6 @@ pub mod engine;
 pub mod faulty;
 pub mod interposed;
 pub mod provider;
+pub mod provisions;
 pub mod secrets;
 pub mod store;

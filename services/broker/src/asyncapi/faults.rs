@@ -28,6 +28,7 @@ const fn meaning(code: FaultCode) -> Option<&'static str> {
         FaultCode::NotFound => "there is no such thing",
         FaultCode::BodyTooLarge => "the body is larger than 64 KiB",
         FaultCode::PoolExhausted => "no sandbox is free for this pool and name prefix",
+        FaultCode::KeyInUse => "the key belongs to a request that asked for something else",
         FaultCode::InvalidState => "the state of the sandbox does not allow this",
         FaultCode::AllocationExpired => "the lease is over, or the one that this request was answered by",
         FaultCode::Contended => "others were faster until the deadline",

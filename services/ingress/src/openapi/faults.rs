@@ -138,6 +138,7 @@ const fn message(code: FaultCode) -> &'static str {
         FaultCode::PoolExhausted => {
             "there is no free sandbox in pool main whose name begins with `lab-dns-`; the last census counted 12 in labs free"
         }
+        FaultCode::KeyInUse => "the key belongs to a request that asked for something else; use another key",
         FaultCode::InvalidState => "a sandbox in this state cannot be released",
         FaultCode::AllocationExpired => "the lease has expired",
         FaultCode::RateLimitExceeded => "too many requests of this owner; wait and repeat",
