@@ -75,8 +75,8 @@ async fn commands_lead_from_lab_index_to_group_index() {
     let shown = next(&rig, &["show"], "`broker table index add`").await;
     assert_eq!(shown["back_fill"]["is_complete"], false, "{shown}");
     assert_eq!(shown["indexes"][2]["status"], "absent", "{shown}");
-    // Two allocators, a reaper and a reconciler; the others do not use the table.
-    assert_eq!(shown["roles"].as_array().unwrap().len(), 4, "{shown}");
+    // Two allocators, a reaper, a reconciler and a registry; the others do not use the table.
+    assert_eq!(shown["roles"].as_array().unwrap().len(), 5, "{shown}");
     refused(&rig, &["drop", "--yes"], "GroupIndex is absent").await;
     next(&rig, &["add"], "`broker table index back-fill`").await;
     refused(&rig, &["drop", "--yes"], "the back-fill of GroupIndex is not complete").await;

@@ -125,8 +125,8 @@ async fn signal_reaches_the_process_group() {
     line(&mut attached, "ready").await;
     client.signal(attached.id(), Signal::SIGUSR1 as u8).await.unwrap();
     line(&mut attached, "got").await;
-    client.signal(attached.id(), Signal::SIGINT as u8).await.unwrap();
-    assert_eq!(end(&mut attached).await.end, End::Signalled(Signal::SIGINT as i32));
+    client.signal(attached.id(), Signal::SIGTERM as u8).await.unwrap();
+    assert_eq!(end(&mut attached).await.end, End::Signalled(Signal::SIGTERM as i32));
     let error = client.signal(attached.id(), 64).await;
     assert!(matches!(error, Err(ClientError::Refused(refusal)) if refusal.code == RefusalCode::Invalid));
 }
