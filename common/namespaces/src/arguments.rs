@@ -84,19 +84,11 @@ pub(crate) fn arguments(spec: &ContainerSpec, view: &View<'_>, starter: Starter)
 pub(crate) fn probe_arguments(starter: Starter) -> Vec<String> {
     let mut list = Arguments::default();
     list.namespaces(starter, ContainerSpec::USER_DEFAULT);
-    list.add([
-        "--ro-bind",
-        "/",
-        "/",
-        "--proc",
-        "/proc",
-        "--dev",
-        "/dev",
-        "--tmpfs",
-        "/tmp",
-        "--",
-        "/bin/true",
-    ]);
+    // Not the whole root folder: mounts of other sandboxes below it may vanish meanwhile.
+    for folder in ["/usr", "/bin", "/lib", "/lib64"] {
+        list.add(["--ro-bind-try", folder, folder]);
+    }
+    list.add(["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--", "/bin/true"]);
     list.0
 }
 
