@@ -9,8 +9,10 @@ mod spec;
 pub use connection::{ByteStream, Connection};
 pub use spec::{
     CPU_MILLI_MAX, CPU_MILLI_MIN, ContainerSpec, ENV_BYTES_MAX, FILES_MIN, Image, Limits, MEMORY_BYTES_MIN,
-    Network, PIDS_MIN, PublishedPort, Workspace,
+    PIDS_MIN, PublishedPort, Workspace,
 };
+// As templates ask for them.
+pub use domain::template::{Isolation, Network};
 
 use async_trait::async_trait;
 use domain::{SandboxId, UnixSeconds};
@@ -27,18 +29,6 @@ pub struct Incarnation(Uuid);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("must be a UUID")]
 pub struct InvalidIncarnation;
-
-/// How strongly an engine separates sandboxes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::Display, strum::EnumString)]
-#[strum(serialize_all = "lowercase")]
-pub enum Isolation {
-    /// Namespaces and limits of the shared kernel, without images of a registry.
-    Process,
-    /// The same with an engine that has images, networks and published ports.
-    Container,
-    /// A kernel of its own.
-    Vm,
-}
 
 /// What a template can ask for and an engine or a machine may lack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, strum::Display)]

@@ -2,6 +2,7 @@
 
 use super::{EngineError, Incarnation};
 use domain::SandboxId;
+use domain::template::{Network, USER_DEFAULT};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
@@ -29,18 +30,6 @@ pub enum Image {
     Archive(PathBuf),
     /// A name in a registry.
     Reference(String),
-}
-
-/// What a container may reach.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Network {
-    /// Nothing but itself.
-    #[default]
-    None,
-    /// Other sandboxes.
-    Internal,
-    /// The outside, except for the metadata addresses of clouds.
-    Open,
 }
 
 /// Where the workspace is.
@@ -127,7 +116,7 @@ impl Default for Limits {
 
 impl ContainerSpec {
     /// The user of commands unless a template names another.
-    pub const USER_DEFAULT: u32 = 1_000;
+    pub const USER_DEFAULT: u32 = USER_DEFAULT;
 
     /// A container with the default limits, without network.
     #[must_use]
