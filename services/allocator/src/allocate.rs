@@ -338,11 +338,8 @@ impl Allocator {
             if sandbox.lease().is_none() {
                 return Ok(Found::Ended(lease.requests().cloned().collect()));
             }
-            let now = self.ports.clock.now();
-            let leases = self.ports.pools.current().leases_of(&sandbox.pool);
-            let written = if lease.is_over(now, leases.grace) {
-                let ended_by = leases.ended_by(now);
-                self.writer(deadline)?.expire(&sandbox.id, lease.epoch, ended_by, now).await?
+            let written = if let Some(written) = self.end_if_over(&sandbox, lease, deadline).await? {
+                written
             } else if let Some(request) = claim.to_be_noted(lease) {
                 self.writer(deadline)?.note_answer(&sandbox.id, lease, request).await?
             } else {
@@ -351,15 +348,30 @@ impl Allocator {
             // After a lost write the sandbox is checked again: an allocator whose clock is behind may have extended a
             // lease that is over by our clock, or a concurrent attempt may have noted another request.
             found = match written {
-                Write::Done(changed) => {
-                    if changed.lease().is_none() {
-                        self.announce(&changed, None);
-                    }
-                    Some(changed)
-                }
+                Write::Done(changed) => Some(changed),
                 Write::Lost(found) => found,
             };
         }
+    }
+
+    /// Ends a lease that is over, as expiry would do a moment later; none if it is not over.
+    async fn end_if_over(
+        &self,
+        sandbox: &Sandbox,
+        lease: &Lease,
+        deadline: &Deadline,
+    ) -> Result<Option<Write>, ClaimError> {
+        let now = self.ports.clock.now();
+        let leases = self.ports.pools.current().leases_of(&sandbox.pool);
+        if !lease.is_over(now, leases.grace) {
+            return Ok(None);
+        }
+        let ended_by = leases.ended_by(now);
+        let written = self.writer(deadline)?.expire(&sandbox.id, lease.epoch, ended_by, now).await?;
+        if let Write::Done(ended) = &written {
+            self.announce(ended, None);
+        }
+        Ok(Some(written))
     }
 
     /// Opens the claim with a free sandbox, or continues with the existing claim item.

@@ -134,16 +134,9 @@ impl Allocator {
         if sandbox.lease().is_none() {
             return Ok(Found::Ended(requests));
         }
-        let (now, leases) = (self.ports.clock.now(), self.ports.pools.current().leases_of(&sandbox.pool));
-        if !lease.is_over(now, leases.grace) {
-            return Err(in_use());
-        }
-        match self.writer(deadline)?.expire(&sandbox.id, lease.epoch, leases.ended_by(now), now).await? {
-            Write::Done(ended) => {
-                self.announce(&ended, None);
-                Ok(Found::Ended(requests))
-            }
-            Write::Lost(_) => Err(in_use()),
+        match self.end_if_over(&sandbox, lease, deadline).await? {
+            Some(Write::Done(_)) => Ok(Found::Ended(requests)),
+            Some(Write::Lost(_)) | None => Err(in_use()),
         }
     }
 
@@ -186,8 +179,7 @@ impl Allocator {
 impl Claim<'_> {
     /// Whether it asks for the same as the request of that claim item.
     pub(super) fn asks_as(&self, record: &ClaimRecord) -> bool {
-        let fingerprint =
-            |creation: &Option<Creation>| creation.as_ref().map(|creation| creation.fingerprint.clone());
-        fingerprint(&self.creation) == fingerprint(&record.creation)
+        let own = self.creation.as_ref().map(|creation| &creation.fingerprint);
+        own == record.creation.as_ref().map(|creation| &creation.fingerprint)
     }
 }
