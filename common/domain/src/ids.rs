@@ -344,6 +344,13 @@ impl ExternalId {
         &self.id
     }
 
+    /// Whether the fleet creates the sandbox `id`, whose external id this is: then it is the sandbox's own. No listing
+    /// shows such a sandbox, so it has no identity item.
+    #[must_use]
+    pub fn is_own_of(&self, id: &SandboxId) -> bool {
+        self.id == id.0
+    }
+
     /// The provider.
     #[must_use]
     pub fn provider(&self) -> ProviderName {

@@ -277,12 +277,6 @@ impl NewSandbox {
 // === impl Sandbox ===
 
 impl Sandbox {
-    /// Whether the fleet creates it: its id at its provider is its own. No listing shows it, so it has no identity item.
-    #[must_use]
-    pub fn is_created(&self) -> bool {
-        self.external_id.as_str() == self.id.as_str()
-    }
-
     /// The candidate that a claim of this sandbox starts from.
     #[must_use]
     pub fn candidate(&self) -> Candidate {

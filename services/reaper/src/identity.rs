@@ -45,7 +45,7 @@ impl Reaper {
     /// Other records of the account; adds this one to the identity.
     async fn other_records(&self, wanted: &Wanted) -> Result<Vec<Sandbox>, StoreError> {
         let (store, account) = (&self.ports.store, &wanted.target.external_id);
-        if account.as_str() == wanted.id.as_str() {
+        if account.is_own_of(&wanted.id) {
             // The fleet created it, so no other record can name it.
             return Ok(Vec::new());
         }

@@ -86,9 +86,10 @@ impl Reconciler {
         for state in StateName::iter().filter(|state| *state != StateName::Deleted) {
             let mut walk = self.walk(state, &SortRange::All).await?;
             while let Some(page) = walk.next(skipped).await? {
-                let unnamed = page.into_iter().filter(|sandbox| !sandbox.is_created()).filter(|sandbox| {
-                    first.get(&sandbox.external_id).is_none_or(|named| *named != sandbox.id)
-                });
+                let unnamed =
+                    page.into_iter().filter(|sandbox| !sandbox.external_id.is_own_of(&sandbox.id)).filter(
+                        |sandbox| first.get(&sandbox.external_id).is_none_or(|named| *named != sandbox.id),
+                    );
                 let left =
                     IDENTITIES_MADE_MAX.saturating_sub(usize::try_from(report.identities_made).unwrap_or(0));
                 let mut unnamed: Vec<Sandbox> = unnamed.collect();
