@@ -35,21 +35,20 @@ impl Reconciler {
 
     async fn try_expire(&self, report: &mut ExpiryReport, skipped: &mut Skipped) -> Result<(), StoreError> {
         let (pools, now) = (self.ports.pools.current(), self.ports.clock.now());
-        let due = |pool: &PoolName| SortRange::DueBy(pools.leases_of(pool).ended_by(now));
-        let mut due = self.walk_ranges(StateName::Allocated, due).await?;
-        while let Some(batch) = due.next(skipped).await? {
+        let states = [StateName::Allocated, StateName::Provisioning, StateName::ProvisionFailed];
+        let due = |state, pool: &PoolName| match state {
+            StateName::Allocated => SortRange::DueBy(pools.leases_of(pool).ended_by(now)),
+            // What is being created sorts by the time of its request. There is little of it.
+            _ => SortRange::All,
+        };
+        let mut due = self.walk_ranges(&states, due).await?;
+        while let Some(mut batch) = due.next(skipped).await? {
+            batch.retain(|sandbox| {
+                let grace = pools.leases_of(&sandbox.pool).grace;
+                let is_over = || sandbox.lease().is_some_and(|lease| lease.is_over(now, grace));
+                sandbox.provision().is_none() || is_over()
+            });
             self.expire_batch(batch, report, skipped).await?;
-        }
-        // Both sort by the time of their request, and there are few of them.
-        for state in [StateName::Provisioning, StateName::ProvisionFailed] {
-            let mut creations = self.walk(state, &SortRange::All).await?;
-            while let Some(mut batch) = creations.next(skipped).await? {
-                batch.retain(|sandbox| {
-                    let grace = pools.leases_of(&sandbox.pool).grace;
-                    sandbox.lease().is_some_and(|lease| lease.is_over(now, grace))
-                });
-                self.expire_batch(batch, report, skipped).await?;
-            }
         }
         Ok(())
     }

@@ -87,24 +87,26 @@ impl Reconciler {
 
     /// A walk over all shards of all pools in one state.
     pub(crate) async fn walk(&self, state: StateName, range: &SortRange) -> Result<Walk<'_>, StoreError> {
-        self.walk_ranges(state, |_| range.clone()).await
+        self.walk_ranges(&[state], |_, _| range.clone()).await
     }
 
-    /// A walk over all shards of all pools in one state, each pool in its own range.
+    /// A walk over all shards of all pools in some states, one after the other, each pool and state in its own range.
     pub(crate) async fn walk_ranges(
         &self,
-        state: StateName,
-        range_of: impl Fn(&PoolName) -> SortRange + Send,
+        states: &[StateName],
+        range_of: impl Fn(StateName, &PoolName) -> SortRange + Send,
     ) -> Result<Walk<'_>, StoreError> {
         let known = self.ports.pools.current();
-        let mut pools = self.every_pool().await?;
-        pools.retain(|pool| StateName::indexed(known.kind_of(pool)).contains(&state));
+        let pools = self.every_pool().await?;
         let shards = self.ports.store.shards().await?;
         let mut queries = Vec::new();
-        for pool in &pools {
-            let range = range_of(pool);
-            let of_shard = |shard| StateQuery { pool: pool.clone(), state, shard, range: range.clone() };
-            queries.extend((0..shards).map(of_shard));
+        // Taken from the end.
+        for &state in states.iter().rev() {
+            for pool in pools.iter().filter(|pool| StateName::indexed(known.kind_of(pool)).contains(&state)) {
+                let range = range_of(state, pool);
+                let of_shard = |shard| StateQuery { pool: pool.clone(), state, shard, range: range.clone() };
+                queries.extend((0..shards).map(of_shard));
+            }
         }
         Ok(Walk { reconciler: self, queries, after: None })
     }

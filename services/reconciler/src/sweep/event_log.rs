@@ -86,13 +86,11 @@ impl Reconciler {
         skipped: &mut Skipped,
     ) -> Result<(), SweepError> {
         let mut failure = None;
-        for state in STATES {
-            let mut walk = self.walk(state, &SortRange::All).await?;
-            while let Some(page) = walk.next(skipped).await? {
-                let (filled, error) = self.complete_event_log(page).await;
-                report.events_filled += filled;
-                failure = failure.or(error);
-            }
+        let mut walk = self.walk_ranges(&STATES, |_, _| SortRange::All).await?;
+        while let Some(page) = walk.next(skipped).await? {
+            let (filled, error) = self.complete_event_log(page).await;
+            report.events_filled += filled;
+            failure = failure.or(error);
         }
         failure.map_or(Ok(()), |error| Err(error.into()))
     }
