@@ -19,7 +19,6 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 use testkit::bus::{MemoryBus, MemoryConfig};
 use testkit::clock::ManualClock;
-use testkit::provisions::RecordedProvisions;
 use testkit::store::MemoryStore;
 use tokio::runtime::{Builder, Runtime};
 
@@ -161,7 +160,7 @@ impl Frame {
             random,
             store,
             deletions: bus.clone(),
-            provisions: Arc::new(RecordedProvisions::default()),
+            provisions: bus.clone(),
             deletion_control: bus.clone(),
             switch: bus.clone(),
             census: bus.clone(),

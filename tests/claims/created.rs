@@ -102,7 +102,7 @@ pub(crate) async fn free_sandbox_is_taken_before_one_is_created(engine: Engine) 
     let free = world.add_container(POOL).await;
     let process = world.process();
     assert_eq!(process.claim(OWNER).await.unwrap().id(), free.id);
-    assert_eq!(world.provisions.queued(), []);
+    assert_eq!(world.provisions.provisions(), []);
     let created = process.claim("another").await.unwrap();
     let work = eventually_queued(&world).await;
     assert_eq!((work.sandbox_id.as_str(), work.is_leased), (created.id().as_str(), true));
@@ -117,7 +117,7 @@ pub(crate) async fn repeat_announces_a_creation_again(engine: Engine) {
     let crashed = Subject::new(&world, Some((call, Fault::PauseAfter)));
     assert!(crashed.start().await.drop_it().await.is_none());
     let held = world.held_by(OWNER).await;
-    assert_eq!((held.len(), world.provisions.queued()), (1, Vec::new()));
+    assert_eq!((held.len(), world.provisions.provisions()), (1, Vec::new()));
     let again = world.process().claim(OWNER).await.unwrap();
     assert_eq!((again.outcome, again.id()), (Outcome::Existing, held[0].id.clone()));
     assert_eq!(eventually_queued(&world).await.sandbox_id, held[0].id.as_str());
@@ -134,7 +134,7 @@ pub(crate) async fn creation_cannot_be_extended(engine: Engine) {
 
 async fn eventually_queued(world: &World) -> contract::ProvisionWork {
     eventually("the work is announced", TIMEOUT, || async {
-        world.provisions.queued().into_iter().next().ok_or("nothing")
+        world.provisions.provisions().into_iter().next().ok_or("nothing")
     })
     .await
 }

@@ -25,7 +25,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use testkit::bus::{MemoryBus, MemoryConfig};
 use testkit::clock::ManualClock;
-use testkit::provisions::RecordedProvisions;
 
 pub(crate) const START: UnixSeconds = UnixSeconds::new(1_800_000_000);
 pub(crate) const POOL: &str = "main";
@@ -48,7 +47,8 @@ pub(crate) struct World {
     pools: &'static str,
     /// The pools of containers, instead of those.
     created: Vec<PoolSpec>,
-    pub(crate) provisions: Arc<RecordedProvisions>,
+    /// The bus that takes the work of every process which creates sandboxes.
+    pub(crate) provisions: Arc<MemoryBus>,
 }
 
 /// An allocator with separate caches, random numbers and metrics.
@@ -106,6 +106,11 @@ pub(crate) const TEMPLATE: &str = "shell@1";
 /// The names of the pools of containers; the first one is that of [`claim_of`] with a pool.
 pub(crate) const CONTAINER_POOLS: [&str; 2] = [POOL, "other"];
 
+fn memory_bus(clock: &ManualClock) -> Arc<MemoryBus> {
+    let (clock, rng) = (Arc::new(clock.clone()), Arc::new(Rng::seeded(0)));
+    Arc::new(MemoryBus::new(MemoryConfig::default(), clock, rng))
+}
+
 fn nodes() -> ProviderName {
     ProviderName::parse("nodes").unwrap()
 }
@@ -131,16 +136,17 @@ impl World {
 
     /// A world over that store.
     pub(crate) async fn over(store: Arc<dyn Store>, sandbox_count: u64, seed: u64) -> Self {
+        let clock = ManualClock::at(START);
         let world = Self {
             store,
-            clock: ManualClock::at(START),
+            provisions: memory_bus(&clock),
+            clock,
             deletions: Arc::default(),
             sandbox_count: AtomicU64::new(0),
             // Far from the next test's seeds, because every process takes one.
             seed: AtomicU64::new(seed * 1_000),
             pools: POOL,
             created: Vec::new(),
-            provisions: Arc::default(),
         };
         for _ in 0..sandbox_count {
             world.add().await;
@@ -222,8 +228,7 @@ impl World {
             census_age_max: Duration::ZERO,
             tombstone_kept: Duration::from_secs(86_400),
         };
-        let (clock, rng) = (Arc::new(self.clock.clone()), Arc::new(Rng::seeded(0)));
-        let bus = Arc::new(MemoryBus::new(MemoryConfig::default(), clock.clone(), rng));
+        let (clock, bus) = (Arc::new(self.clock.clone()), memory_bus(&self.clock));
         let metrics = EventLogMetrics::register(&Registry::new()).unwrap();
         let ports = Ports {
             clock: Arc::new(self.clock.clone()),

@@ -7,6 +7,5 @@ pub mod engine;
 pub mod faulty;
 pub mod interposed;
 pub mod provider;
-pub mod provisions;
 pub mod secrets;
 pub mod store;

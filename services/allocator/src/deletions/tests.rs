@@ -20,7 +20,6 @@ use std::time::Duration;
 use testkit::bus::{Call, Loss, MemoryBus, MemoryConfig};
 use testkit::clock::ManualClock;
 use testkit::provider::FakeProvider;
-use testkit::provisions::RecordedProvisions;
 use testkit::store::MemoryStore;
 
 mod queue;
@@ -79,7 +78,7 @@ impl Rig {
             random: rng,
             store: Arc::clone(&store),
             deletions: Arc::new(bus.clone()),
-            provisions: Arc::new(RecordedProvisions::default()),
+            provisions: Arc::new(bus.clone()),
             deletion_control: Arc::new(bus.clone()),
             switch: Arc::new(bus.clone()),
             census: Arc::new(bus.clone()),

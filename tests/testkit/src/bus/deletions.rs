@@ -8,7 +8,7 @@ use bytes::Bytes;
 use contract::subjects::UNREADABLE;
 use contract::{DeletionWork, ParkedDeletion};
 use domain::{InvalidId, PoolName, SandboxId, UnixSeconds};
-use ports::bus::intake::{self, one_line};
+use ports::bus::intake::one_line;
 use ports::bus::{Announced, BusError, DeletionQueue, Deletions, Worker};
 use std::sync::Arc;
 use tokio::sync::Semaphore;
@@ -86,11 +86,7 @@ impl MemoryBus {
     /// Waiting and running work, oldest first, then scheduled retries; without messages that cannot be read.
     #[must_use]
     pub fn queued(&self) -> Vec<DeletionWork> {
-        self.look(|inside, _| {
-            let WorkStreams { work, retries, .. } = &inside.deletions;
-            let payloads = work.payloads().chain(retries.values().map(|retry| &retry.payload));
-            payloads.filter_map(|payload| intake::deletion_work(payload).ok()).collect()
-        })
+        self.look(|inside, _| inside.deletions.queued())
     }
 
     /// Messages in the queue: waiting and running work, and scheduled retries.

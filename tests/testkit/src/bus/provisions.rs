@@ -93,6 +93,12 @@ impl Kind for ProvisionWork {
 
 /// What an operator can see and do.
 impl MemoryBus {
+    /// The work that creates sandboxes, as [`MemoryBus::queued`] shows deletions.
+    #[must_use]
+    pub fn provisions(&self) -> Vec<ProvisionWork> {
+        self.look(|inside, _| inside.provisions.queued())
+    }
+
     /// Work that creates sandboxes: waiting and running messages, and scheduled retries.
     #[must_use]
     pub fn provisions_queued(&self) -> (usize, usize) {

@@ -63,6 +63,14 @@ pub struct ParkedCopy {
     pub payload: Bytes,
 }
 
+impl WorkStreams {
+    /// Waiting and running work, oldest first, then scheduled retries; without messages that cannot be read.
+    pub(super) fn queued<W: Work>(&self) -> Vec<W> {
+        let payloads = self.work.payloads().chain(self.retries.values().map(|retry| &retry.payload));
+        payloads.filter_map(|payload| intake::work(payload).ok()).collect()
+    }
+}
+
 impl MemoryBus {
     pub(super) fn announce_work<K: Kind>(&self, work: &K) -> Result<Announced, BusError> {
         let key = work.key().map_err(failed(Call::Announce.operation()))?;
