@@ -126,7 +126,7 @@ async fn concurrent_changes_are_versions_or_refused() {
     let current = get(&rig, "/v1/templates/python").await;
     assert_eq!((&current.body["version"], &current.body), (&json!(2), &won[0].body));
 
-    // Without a version each is one; a writer that others overtake every time is told so.
+    // Without a version each is one; a writer that others overtake every time gets an error.
     let writers = (1..=WRITERS).map(|writer| put(&rig, "", 200 + writer));
     let answers = futures_util::future::join_all(writers).await;
     let written: std::collections::BTreeSet<_> = answers

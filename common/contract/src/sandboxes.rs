@@ -187,6 +187,10 @@ pub struct HealthReply {
     pub store: String,
 }
 
+fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
+
 // === impl Outcome ===
 
 impl Outcome {
@@ -244,10 +248,6 @@ impl SandboxView {
 }
 
 // === impl PoolStats ===
-
-fn is_zero(count: &u64) -> bool {
-    *count == 0
-}
 
 impl PoolStats {
     /// The count of a state; none for tombstones, which are no part of a pool. The total is not kept up.

@@ -1,4 +1,4 @@
-//! The supervisor as a static program, for whoever starts sandboxes (`build.rs`).
+//! The supervisor as a static program, for engines (`build.rs`).
 
 /// The program, which needs nothing from the sandbox but `/proc`. Empty on systems other than Linux.
 pub static SUPERVISOR: &[u8] = include_bytes!(env!("SUPERVISOR"));

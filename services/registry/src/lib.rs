@@ -11,7 +11,7 @@
 //!
 //! # Guarantees
 //! A version of a template never changes, its number is never used again, and of two concurrent changes none is lost: each
-//! is a version, or its caller is told that the template has another one.
+//! is a version, or its caller learns that the template has another one.
 //!
 //! # Never
 //! Reads or changes sandboxes, needs a stream, or stores a secret.

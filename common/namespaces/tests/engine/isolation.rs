@@ -7,7 +7,7 @@ use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use testkit::engine::suite::{Failure, Subject as _, assert_nothing_left};
 
-/// What nobody inside should find, besides the adapter's own folder.
+/// What a sandbox must not find, besides the adapter's own folder.
 const HIDDEN: [&str; 9] =
     ["/etc/shadow", "/etc/hostname", "/root", "/home", "/var", "/sys", "/boot", "/opt", "/mnt"];
 /// Where even root inside cannot write.

@@ -116,7 +116,7 @@ impl Routes {
             Frame::Chunk(chunk) => {
                 let id = chunk.id.clone();
                 let route = open.jobs.get(&id);
-                // Full: the supervisor sent more than it was allowed. Closed: nobody wants it.
+                // Full: the supervisor sent more than it was allowed. Closed: its reader has left.
                 if route.is_some_and(|route| route.events.try_send(JobEvent::Output(chunk)).is_err()) {
                     open.jobs.remove(&id);
                 }

@@ -1,4 +1,4 @@
-//! Jobs end when they are told to, with all of their processes.
+//! Jobs end when a client ends them, with all of their processes.
 
 use crate::rig::{Rig, end, line, processes, python, script, within};
 use nix::sys::signal::{Signal, kill};

@@ -1,5 +1,5 @@
 //! A connection to a client. What it has yet to get is no queue but a position in each job's kept output, so a slow
-//! client costs nothing and holds up nobody.
+//! client costs nothing and delays no other.
 
 use crate::supervised::Supervised;
 use rustix::io::Errno;

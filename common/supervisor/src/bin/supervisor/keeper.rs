@@ -193,7 +193,7 @@ impl Keeper {
 
     fn wait_for_orders(&mut self, signals: &SignalFd, wake_at: Option<Instant>) -> Result<(), String> {
         let mut watched = vec![PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN)];
-        // A job that is being killed can be told nothing more.
+        // A job that is being killed takes no further signal.
         if self.killing.is_none() {
             watched.push(PollFd::new(&self.supervisor, PollFlags::IN));
         }

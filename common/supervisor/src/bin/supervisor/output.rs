@@ -1,4 +1,4 @@
-//! What a job has written on one stream and nobody has acknowledged.
+//! What a job has written on one stream and no client has acknowledged.
 
 use rustix::io::Errno;
 use std::collections::VecDeque;
