@@ -93,19 +93,8 @@ impl Identities for DynamoStore {
         after: Option<&PageCursor>,
         limit: u16,
     ) -> Result<IdentityPage, StoreError> {
-        let found = self
-            .client
-            .query()
-            .table_name(&self.table)
-            .index_name(table::STATE_INDEX.name)
-            .key_condition_expression("#shard = :shard")
-            .expression_attribute_names("#shard", STATE_SHARD)
-            .expression_attribute_values(":shard", text(index_key(provider, shard)))
-            .set_exclusive_start_key(after.map(|after| start(provider, shard, after)))
-            .limit(i32::from(limit.max(1)))
-            .send()
-            .await
-            .map_err(|error| unavailable("identities", error))?;
+        let (hash, start) = (index_key(provider, shard), after.map(|after| start(provider, shard, after)));
+        let found = self.query_hash("identities", table::STATE_INDEX, &hash, start, limit).await?;
         let mut identities = Vec::new();
         for item in found.items() {
             match decode(item) {

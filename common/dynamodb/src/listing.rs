@@ -3,6 +3,7 @@
 use super::attributes::{Item, PK, SK, STATE, STATE_SHARD, STATE_SORT, seconds, text};
 use super::table::{KeyKind, Keys};
 use super::{DynamoStore, item, table, unavailable};
+use aws_sdk_dynamodb::operation::query::QueryOutput;
 use aws_sdk_dynamodb::operation::query::builders::QueryFluentBuilder;
 use aws_sdk_dynamodb::types::{AttributeValue, Select};
 use domain::{LabId, Sandbox, SandboxId, StateName, UnixSeconds};
@@ -56,8 +57,27 @@ impl DynamoStore {
             false => (table::LAB_INDEX, lab.to_string()),
         };
         let start = after.map(|after| start_in_lab(index, &hash, after)).transpose()?;
-        let found = self
-            .client
+        let found = self.query_hash("held_by_lab", index, &hash, start, limit).await?;
+        let (mut sandboxes, unreadable) = self.sort_out(found.items(), item::decode)?;
+        // Builds before GroupIndex leave the group of a lease that ended.
+        sandboxes.retain(|sandbox| sandbox.lease().and_then(|lease| lease.lab.as_ref()) == Some(lab));
+        let next = found
+            .last_evaluated_key()
+            .map(|key| cursor_of(key, Some(index.range.name), (PK, SANDBOX_PREFIX)));
+        let next = next.transpose()?.map(|next| PageCursor { sort: granted_at_of(&next.sort), ..next });
+        Ok(Page { sandboxes, unreadable, next })
+    }
+
+    /// One page of all items with that hash key in an index.
+    pub(super) async fn query_hash(
+        &self,
+        operation: &'static str,
+        index: Keys,
+        hash: &str,
+        start: Option<Item>,
+        limit: u16,
+    ) -> Result<QueryOutput, StoreError> {
+        self.client
             .query()
             .table_name(&self.table)
             .index_name(index.name)
@@ -68,15 +88,7 @@ impl DynamoStore {
             .limit(i32::from(limit.max(1)))
             .send()
             .await
-            .map_err(|error| unavailable("held_by_lab", error))?;
-        let (mut sandboxes, unreadable) = self.sort_out(found.items(), item::decode)?;
-        // Builds before GroupIndex leave the group of a lease that ended.
-        sandboxes.retain(|sandbox| sandbox.lease().and_then(|lease| lease.lab.as_ref()) == Some(lab));
-        let next = found
-            .last_evaluated_key()
-            .map(|key| cursor_of(key, Some(index.range.name), (PK, SANDBOX_PREFIX)));
-        let next = next.transpose()?.map(|next| PageCursor { sort: granted_at_of(&next.sort), ..next });
-        Ok(Page { sandboxes, unreadable, next })
+            .map_err(|error| unavailable(operation, error))
     }
 
     pub(super) async fn scan_tombstones(

@@ -112,19 +112,7 @@ impl TemplateItems for DynamoStore {
             start.insert(STATE_SORT.to_owned(), text(after.as_str()));
             start
         });
-        let found = self
-            .client
-            .query()
-            .table_name(&self.table)
-            .index_name(table::STATE_INDEX.name)
-            .key_condition_expression("#shard = :shard")
-            .expression_attribute_names("#shard", STATE_SHARD)
-            .expression_attribute_values(":shard", text(TEMPLATE_PREFIX))
-            .set_exclusive_start_key(start)
-            .limit(i32::from(limit.max(1)))
-            .send()
-            .await
-            .map_err(|error| unavailable("templates", error))?;
+        let found = self.query_hash("templates", table::STATE_INDEX, TEMPLATE_PREFIX, start, limit).await?;
         // An item that cannot be read is logged and left out.
         let (entries, _) = self.sort_out(found.items(), decode_head)?;
         let next = found.last_evaluated_key().map(|key| id_of(Fields::new(key, &key_text(key))));
