@@ -3,7 +3,7 @@
 use super::ids::{InvalidId, check_printable, check_without_control};
 
 /// Most entries of a descriptor; each write of a whole record pays for them.
-pub const DESCRIPTOR_ENTRIES_MAX: usize = 16;
+pub const DESCRIPTOR_ENTRIES_MAX: usize = 24;
 /// Longest key of an entry, in bytes.
 const KEY_BYTES_MAX: usize = 64;
 /// Longest value of an entry, in bytes; older builds read no longer ones.
@@ -43,6 +43,12 @@ impl Descriptor {
     pub const SFDC_ACCOUNT_ID: &'static str = "sfdc_account_id";
     /// Key of the version of the template that a sandbox is created from.
     pub const TEMPLATE: &'static str = "template";
+    /// Key of the node that has the container of a sandbox.
+    pub const NODE: &'static str = "node";
+    /// Key of the attempt that created the container of a sandbox.
+    pub const INCARNATION: &'static str = "incarnation";
+    /// What the key of a published port begins with; the port inside follows.
+    pub const PORT_PREFIX: &'static str = "port_";
 
     /// Checks entries that a provider lists.
     ///

@@ -22,6 +22,8 @@ pub const TEMPLATE_VERSION_BYTES_MAX: usize = 128;
 pub const FINGERPRINT_BYTES_MAX: usize = 64;
 /// Longest id of a template, in bytes; with a version it is part of records and claims.
 pub const TEMPLATE_ID_BYTES_MAX: usize = 64;
+/// Longest name of a node, in bytes: that of a host, without dots.
+pub const NODE_ID_BYTES_MAX: usize = 63;
 /// Longest id at the provider, in bytes.
 pub const EXTERNAL_ID_BYTES_MAX: usize = 512;
 
@@ -195,6 +197,10 @@ text_id!(
     TemplateId, TEMPLATE_ID_BYTES_MAX, TOKEN, is_token
 );
 text_id!(
+    /// The name of a node: a table key and a token of NATS subjects.
+    NodeId, NODE_ID_BYTES_MAX, TOKEN, is_token
+);
+text_id!(
     /// The displayed name. It is the sort key of a free sandbox, so that a name prefix is a key condition.
     SandboxName, SANDBOX_NAME_BYTES_MAX, PRINTABLE, is_printable
 );
@@ -294,6 +300,13 @@ impl Actor {
 }
 
 impl TemplateVersion {
+    /// The template and the number; none if it names no version, which no build writes.
+    #[must_use]
+    pub fn parts(&self) -> Option<(TemplateId, u64)> {
+        let (template, number) = self.0.rsplit_once('@')?;
+        Some((TemplateId::parse(template).ok()?, number.parse().ok()?))
+    }
+
     /// The version of that number.
     #[must_use]
     pub fn of(template: &TemplateId, number: u64) -> Self {

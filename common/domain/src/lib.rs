@@ -9,6 +9,7 @@ pub mod descriptor;
 pub mod history;
 pub mod ids;
 pub mod lease;
+pub mod node;
 pub mod policy;
 pub mod pool;
 pub mod preparation;
@@ -23,13 +24,14 @@ pub use deletion::{DELETION_RELISTS_MAX, Deletion, DeletionCause, LAST_ERROR_BYT
 pub use descriptor::{DESCRIPTOR_ENTRIES_MAX, Descriptor, InvalidDescriptor};
 pub use history::{Cause, HISTORY_ENTRIES_MAX, HistoryEntry, Order};
 pub use ids::{
-    Actor, Epoch, ExternalId, Fingerprint, IdempotencyKey, InvalidId, LabId, NamePrefix, OwnerId, PoolName,
-    ProviderName, Reason, RequestKey, SandboxId, SandboxName, TemplateId, TemplateVersion, TenantName,
-    Version,
+    Actor, Epoch, ExternalId, Fingerprint, IdempotencyKey, InvalidId, LabId, NamePrefix, NodeId, OwnerId,
+    PoolName, ProviderName, Reason, RequestKey, SandboxId, SandboxName, TemplateId, TemplateVersion,
+    TenantName, Version,
 };
 pub use lease::{
     CLOSED_CLAIM_KEPT, Candidate, ClaimKey, ClaimRecord, Extension, Grant, Lease, REQUESTS_KEPT_MAX,
 };
+pub use node::Node;
 pub use policy::LeasePolicy;
 pub use pool::{InvalidPool, LeaseOverrides, POOLS_MAX, PoolKind, PoolSpec, PoolState, Pools, WarmSizes};
 pub use preparation::{Preparation, PreparationResult, Skip};

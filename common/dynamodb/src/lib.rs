@@ -33,6 +33,7 @@ pub mod indexes;
 mod item;
 mod layout;
 mod listing;
+mod nodes;
 mod ping;
 mod pools;
 mod switch;

@@ -13,7 +13,7 @@ use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::types::{AttributeValue, Put, TransactWriteItem};
 use domain::{Template, TemplateHead, TemplateId, UnixSeconds};
-use ports::store::{StoreError, TemplateItems, TemplatePage};
+use ports::store::{EntryPage, StoreError, TemplateItems};
 
 mod spec;
 
@@ -105,7 +105,7 @@ impl TemplateItems for DynamoStore {
         &self,
         after: Option<&TemplateId>,
         limit: u16,
-    ) -> Result<TemplatePage<TemplateHead, TemplateId>, StoreError> {
+    ) -> Result<EntryPage<TemplateHead, TemplateId>, StoreError> {
         let start = after.map(|after| {
             let mut start = head_key(after);
             start.insert(STATE_SHARD.to_owned(), text(TEMPLATE_PREFIX));
@@ -116,7 +116,7 @@ impl TemplateItems for DynamoStore {
         // An item that cannot be read is logged and left out.
         let (entries, _) = self.sort_out(found.items(), decode_head)?;
         let next = found.last_evaluated_key().map(|key| id_of(Fields::new(key, &key_text(key))));
-        Ok(TemplatePage { entries, next: next.transpose()? })
+        Ok(EntryPage { entries, next: next.transpose()? })
     }
 
     async fn template_versions(
@@ -124,7 +124,7 @@ impl TemplateItems for DynamoStore {
         id: &TemplateId,
         before: Option<u64>,
         limit: u16,
-    ) -> Result<TemplatePage<Template, u64>, StoreError> {
+    ) -> Result<EntryPage<Template, u64>, StoreError> {
         let found = self
             .client
             .query()
@@ -143,7 +143,7 @@ impl TemplateItems for DynamoStore {
             .map_err(|error| unavailable("template_versions", error))?;
         let (entries, _) = self.sort_out(found.items(), decode)?;
         let next = found.last_evaluated_key().map(|key| version_of(Fields::new(key, &key_text(key))));
-        Ok(TemplatePage { entries, next: next.transpose()? })
+        Ok(EntryPage { entries, next: next.transpose()? })
     }
 }
 

@@ -15,6 +15,7 @@ pub mod cursor;
 mod identity;
 pub mod index;
 pub mod layout;
+mod nodes;
 mod pools;
 mod steps;
 mod templates;
@@ -24,8 +25,9 @@ pub use identity::{
     IDENTITY_ABSENCES_MAX, IDENTITY_DUPLICATES_MAX, IDENTITY_SHARDS, Identities, Identity, IdentityPage,
 };
 pub use layout::{Agreed, Layout, SHARDS_MAX, Shards, Supply, TableMark};
+pub use nodes::NodeItems;
 pub use pools::PoolItems;
-pub use templates::{TemplateItems, TemplatePage};
+pub use templates::{EntryPage, TemplateItems};
 
 /// The result of a conditional write on a sandbox.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -226,7 +228,7 @@ impl SortRange {
 
 /// Stores sandboxes and claims.
 #[async_trait]
-pub trait Store: PoolItems + TemplateItems + Identities {
+pub trait Store: PoolItems + TemplateItems + NodeItems + Identities {
     /// Checks whether the store answers and accepts writes.
     async fn ping(&self) -> Result<(), StoreError>;
 

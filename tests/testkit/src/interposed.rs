@@ -2,13 +2,13 @@
 
 use async_trait::async_trait;
 use domain::{
-    ClaimKey, ClaimRecord, DeletionSwitch, ExternalId, LabId, NewSandbox, OwnerId, PoolName, PoolSpec,
-    ProviderName, Sandbox, SandboxId, Template, TemplateHead, TemplateId, Transition, UnixSeconds,
+    ClaimKey, ClaimRecord, DeletionSwitch, ExternalId, LabId, NewSandbox, Node, NodeId, OwnerId, PoolName,
+    PoolSpec, ProviderName, Sandbox, SandboxId, Template, TemplateHead, TemplateId, Transition, UnixSeconds,
 };
 use ports::store::{
-    Agreed, ClaimPage, Identities, Identity, IdentityPage, Insert, Layout, MoveClaim, OpenClaim, Page,
-    PageCursor, PoolItems, Shards, StateQuery, Store, StoreError, Supply, TableMark, TemplateItems,
-    TemplatePage, Write,
+    Agreed, ClaimPage, EntryPage, Identities, Identity, IdentityPage, Insert, Layout, MoveClaim, NodeItems,
+    OpenClaim, Page, PageCursor, PoolItems, Shards, StateQuery, Store, StoreError, Supply, TableMark,
+    TemplateItems, Write,
 };
 use std::collections::BTreeSet;
 use std::fmt::Debug;
@@ -139,7 +139,7 @@ impl<I: Interposer> TemplateItems for InterposedStore<I> {
         &self,
         after: Option<&TemplateId>,
         limit: u16,
-    ) -> Result<TemplatePage<TemplateHead, TemplateId>, StoreError> {
+    ) -> Result<EntryPage<TemplateHead, TemplateId>, StoreError> {
         self.pass("templates", self.inner.templates(after, limit)).await
     }
 
@@ -148,8 +148,23 @@ impl<I: Interposer> TemplateItems for InterposedStore<I> {
         id: &TemplateId,
         before: Option<u64>,
         limit: u16,
-    ) -> Result<TemplatePage<Template, u64>, StoreError> {
+    ) -> Result<EntryPage<Template, u64>, StoreError> {
         self.pass("template_versions", self.inner.template_versions(id, before, limit)).await
+    }
+}
+
+#[async_trait]
+impl<I: Interposer> NodeItems for InterposedStore<I> {
+    async fn node(&self, id: &NodeId) -> Result<Option<Node>, StoreError> {
+        self.pass("node", self.inner.node(id)).await
+    }
+
+    async fn write_node(&self, seen: Option<u64>, next: &Node) -> Result<bool, StoreError> {
+        self.pass("write_node", self.inner.write_node(seen, next)).await
+    }
+
+    async fn nodes(&self, after: Option<&NodeId>, limit: u16) -> Result<EntryPage<Node, NodeId>, StoreError> {
+        self.pass("nodes", self.inner.nodes(after, limit)).await
     }
 }
 

@@ -5,9 +5,9 @@
 
 use async_trait::async_trait;
 use domain::{
-    ClaimKey, ClaimRecord, DeletionSwitch, InvalidTransition, LabId, NewSandbox, OwnerId, PoolName, PoolSpec,
-    ProviderName, Sandbox, SandboxId, State, StateName, Template, TemplateHead, TemplateId, Transition,
-    UnixSeconds,
+    ClaimKey, ClaimRecord, DeletionSwitch, InvalidTransition, LabId, NewSandbox, Node, NodeId, OwnerId,
+    PoolName, PoolSpec, ProviderName, Sandbox, SandboxId, State, StateName, Template, TemplateHead,
+    TemplateId, Transition, UnixSeconds,
 };
 use parking_lot::{Mutex, MutexGuard};
 use ports::store::index::{due_sort, scan_cursor, shard_of, state_shard, state_sort};
@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 mod identity;
+mod nodes;
 mod templates;
 
 /// Sandboxes and claims in memory.
@@ -48,6 +49,7 @@ struct Tables {
     specs: BTreeMap<PoolName, PoolSpec>,
     template_heads: BTreeMap<TemplateId, TemplateHead>,
     templates: BTreeMap<(TemplateId, u64), Template>,
+    nodes: BTreeMap<NodeId, Node>,
     deletion_switch: Option<DeletionSwitch>,
     agreed: Agreed,
     mark: TableMark,

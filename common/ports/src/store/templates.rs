@@ -4,9 +4,9 @@ use super::StoreError;
 use async_trait::async_trait;
 use domain::{Template, TemplateHead, TemplateId, UnixSeconds};
 
-/// One page of a listing of templates or versions.
+/// One page of a listing of templates, their versions, or nodes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TemplatePage<T, C> {
+pub struct EntryPage<T, C> {
     /// What is on it.
     pub entries: Vec<T>,
     /// Where the next page goes on; none on the last page.
@@ -38,7 +38,7 @@ pub trait TemplateItems: Send + Sync {
         &self,
         after: Option<&TemplateId>,
         limit: u16,
-    ) -> Result<TemplatePage<TemplateHead, TemplateId>, StoreError>;
+    ) -> Result<EntryPage<TemplateHead, TemplateId>, StoreError>;
 
     /// One page of the versions of a template, at most `limit`, the newest first and below `before`.
     async fn template_versions(
@@ -46,5 +46,5 @@ pub trait TemplateItems: Send + Sync {
         id: &TemplateId,
         before: Option<u64>,
         limit: u16,
-    ) -> Result<TemplatePage<Template, u64>, StoreError>;
+    ) -> Result<EntryPage<Template, u64>, StoreError>;
 }

@@ -3,7 +3,7 @@
 use super::MemoryStore;
 use async_trait::async_trait;
 use domain::{Template, TemplateHead, TemplateId, UnixSeconds};
-use ports::store::{StoreError, TemplateItems, TemplatePage};
+use ports::store::{EntryPage, StoreError, TemplateItems};
 
 #[async_trait]
 impl TemplateItems for MemoryStore {
@@ -44,13 +44,13 @@ impl TemplateItems for MemoryStore {
         &self,
         after: Option<&TemplateId>,
         limit: u16,
-    ) -> Result<TemplatePage<TemplateHead, TemplateId>, StoreError> {
+    ) -> Result<EntryPage<TemplateHead, TemplateId>, StoreError> {
         let tables = self.tables();
         let live = tables.template_heads.values().filter(|head| head.is_live());
         let rest = live.filter(|head| after.is_none_or(|after| head.id > *after));
         let entries: Vec<_> = rest.take(limit.max(1).into()).cloned().collect();
         let next = full(&entries, limit).map(|last| last.id.clone());
-        Ok(TemplatePage { entries, next })
+        Ok(EntryPage { entries, next })
     }
 
     async fn template_versions(
@@ -58,17 +58,17 @@ impl TemplateItems for MemoryStore {
         id: &TemplateId,
         before: Option<u64>,
         limit: u16,
-    ) -> Result<TemplatePage<Template, u64>, StoreError> {
+    ) -> Result<EntryPage<Template, u64>, StoreError> {
         let tables = self.tables();
         let newest_first = tables.templates.values().rev().filter(|template| template.id == *id);
         let rest = newest_first.filter(|template| before.is_none_or(|before| template.version < before));
         let entries: Vec<_> = rest.take(limit.max(1).into()).cloned().collect();
         let next = full(&entries, limit).map(|last| last.version);
-        Ok(TemplatePage { entries, next })
+        Ok(EntryPage { entries, next })
     }
 }
 
 /// The last entry of a full page. As in DynamoDB, nothing may follow it.
-fn full<T>(entries: &[T], limit: u16) -> Option<&T> {
+pub(super) fn full<T>(entries: &[T], limit: u16) -> Option<&T> {
     entries.last().filter(|_| entries.len() == usize::from(limit.max(1)))
 }

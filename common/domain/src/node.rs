@@ -1,0 +1,26 @@
+//! Nodes: the machines on which sandboxes are created.
+
+use super::ids::NodeId;
+use super::template::Isolation;
+use super::time::UnixSeconds;
+
+/// Longest name of an engine, and longest version of a broker, in bytes.
+pub const NODE_TEXT_BYTES_MAX: usize = 64;
+
+/// A node as its runner registered it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// Its name.
+    pub id: NodeId,
+    /// Grows with every registration. Reports of an older generation are refused: their runner was taken for lost, or
+    /// another one has started since.
+    pub generation: u64,
+    /// Its engine.
+    pub engine: String,
+    /// How strongly that separates sandboxes.
+    pub isolation: Isolation,
+    /// The version of the broker that its runner is.
+    pub version: String,
+    /// When it was registered last.
+    pub registered_at: UnixSeconds,
+}
