@@ -34,6 +34,8 @@ const HOLD: &[Role] = &[Role::Lab, Role::User];
 const LOOK: &[Role] = &[Role::Operator, Role::Admin, Role::ReadOnly];
 const OPERATE: &[Role] = &[Role::Operator, Role::Admin];
 const ADMINISTER: &[Role] = &[Role::Admin];
+/// Reports of nodes: no token gives the right, only the NATS user of runners.
+const NODES: &[Role] = &[];
 
 /// Whether `principal` may do this to the target.
 ///
@@ -120,6 +122,14 @@ impl Action {
             )
             | Self::Run => OPERATE,
             Self::Ask(Verb::BulkDelete | Verb::PutPool | Verb::RemovePool) => ADMINISTER,
+            Self::Ask(
+                Verb::RegisterNode
+                | Verb::NodePools
+                | Verb::ProvisionWanted
+                | Verb::Provisioned
+                | Verb::ProvisionFailed
+                | Verb::Held,
+            ) => NODES,
         }
     }
 
@@ -158,6 +168,12 @@ impl Action {
                 | Verb::PutTemplate
                 | Verb::RemoveTemplate
                 | Verb::TemplateVersions
+                | Verb::RegisterNode
+                | Verb::NodePools
+                | Verb::ProvisionWanted
+                | Verb::Provisioned
+                | Verb::ProvisionFailed
+                | Verb::Held
                 | Verb::Pause
                 | Verb::Resume,
             )

@@ -16,6 +16,7 @@ pub mod limits;
 pub mod listing;
 mod marks;
 mod named;
+pub mod nodes;
 pub mod orders;
 pub mod pools;
 mod principal;
@@ -50,6 +51,7 @@ pub use named::{
     BreakerStateName, ChangeCause, CounterName, DeletionsStateName, Name, Named, PoolStatusName,
     PreCleanOutcome, SandboxStatus, ViolationName,
 };
+pub use nodes::NodeVerb;
 pub use orders::{ExtendRequest, OrderReply, OrderRequest};
 pub use principal::{PRINCIPAL_BYTES_MAX, Principal, Rights, Role};
 pub use provisions::{ProvisionLane, ProvisionPriority, ProvisionWork};

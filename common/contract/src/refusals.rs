@@ -52,6 +52,9 @@ impl Verb {
                 &[F::NotFound, F::InvalidState, F::Contended]
             }
             Self::Sandbox | Self::Pool | Self::Template | Self::TemplateVersions => &[F::NotFound],
+            Self::RegisterNode => &[F::Contended],
+            Self::NodePools | Self::ProvisionWanted | Self::Held => &[F::InvalidState],
+            Self::Provisioned | Self::ProvisionFailed => &[F::InvalidState, F::Contended],
             Self::PutPool | Self::PutTemplate => &[F::InvalidState, F::Contended],
             Self::DrainPool | Self::RemovePool | Self::RemoveTemplate => {
                 &[F::NotFound, F::InvalidState, F::Contended]

@@ -86,6 +86,18 @@ pub enum Verb {
     RemoveTemplate,
     /// List the versions of a template, page by page.
     TemplateVersions,
+    /// Register the runner of a node.
+    RegisterNode,
+    /// Tell a node which pools get their sandboxes from nodes.
+    NodePools,
+    /// Tell a node whether a sandbox is still to be created.
+    ProvisionWanted,
+    /// Record that a container is ready.
+    Provisioned,
+    /// Record a failed attempt to create a sandbox.
+    ProvisionFailed,
+    /// Tell a node what should become of its containers.
+    Held,
     /// Pause all deletions.
     Pause,
     /// Have them go on.
@@ -144,6 +156,12 @@ impl Verb {
             | Self::PutPool
             | Self::DrainPool
             | Self::RemovePool
+            | Self::RegisterNode
+            | Self::NodePools
+            | Self::ProvisionWanted
+            | Self::Provisioned
+            | Self::ProvisionFailed
+            | Self::Held
             | Self::Pause
             | Self::Resume => WorkerRole::Allocator,
         }
@@ -174,6 +192,7 @@ impl Verb {
             | Self::Templates
             | Self::Template
             | Self::TemplateVersions
+            | Self::NodePools
             | Self::Pause
             | Self::Resume => true,
             Self::Allocate
@@ -188,7 +207,12 @@ impl Verb {
             | Self::PutPool
             | Self::RemovePool
             | Self::PutTemplate
-            | Self::RemoveTemplate => false,
+            | Self::RemoveTemplate
+            | Self::RegisterNode
+            | Self::ProvisionWanted
+            | Self::Provisioned
+            | Self::ProvisionFailed
+            | Self::Held => false,
         }
     }
 }

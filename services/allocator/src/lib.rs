@@ -30,6 +30,7 @@ mod health;
 mod listing;
 mod lookup;
 mod metrics;
+mod nodes;
 mod orders;
 mod pools;
 mod release;
@@ -71,6 +72,8 @@ pub use metrics::Metrics;
 pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(5);
 /// A call to the store may take a second, and a claim makes two; without overload they take far less than this.
 const LATENCY_TARGET_DEFAULT_MS: u64 = 300;
+/// With pauses that double from a second on, a creation is parked after about a quarter of a minute.
+const PROVISION_ATTEMPTS_MAX_DEFAULT: u64 = 5;
 /// Requests in one allocator, waiting or running.
 const HELD_MAX: usize = 32_768;
 /// Reserved for sending the reply before the deadline.
@@ -89,6 +92,8 @@ pub struct Config {
     pub census_age_max: Duration,
     /// How long a tombstone is kept.
     pub tombstone_kept: Duration,
+    /// Attempts at the creation of a sandbox before it is parked.
+    pub provision_attempts_max: u32,
 }
 
 /// The ports of an allocator.
@@ -158,7 +163,14 @@ impl Config {
         );
         let health = HealthConfig::read(settings);
         let tombstone_kept = read_tombstone_kept(settings);
-        Self { in_flight_max, latency_target, health, census_age_max, tombstone_kept }
+        let provision_attempts_max = settings.number(
+            "PROVISION_ATTEMPTS_MAX",
+            PROVISION_ATTEMPTS_MAX_DEFAULT,
+            1..=100,
+            "attempts at the creation of a sandbox before it is parked",
+        );
+        let provision_attempts_max = u32::try_from(provision_attempts_max).unwrap_or(u32::MAX);
+        Self { in_flight_max, latency_target, health, census_age_max, tombstone_kept, provision_attempts_max }
     }
 }
 
@@ -254,6 +266,12 @@ impl Allocator {
             Verb::PutPool => plain(self.put_pool(request).await),
             Verb::DrainPool => plain(self.drain_pool(request).await),
             Verb::RemovePool => plain(self.remove_pool(request).await),
+            Verb::RegisterNode => plain(self.register_node(request).await),
+            Verb::NodePools => plain(self.node_pools(request).await),
+            Verb::ProvisionWanted => plain(self.provision_wanted(request).await),
+            Verb::Provisioned => plain(self.provisioned(request).await),
+            Verb::ProvisionFailed => plain(self.provision_failed(request).await),
+            Verb::Held => plain(self.held(request).await),
             // The bus delivers them to registries.
             Verb::Templates
             | Verb::Template

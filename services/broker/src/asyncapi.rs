@@ -90,7 +90,7 @@ fn document(messages: &[Message], schemas: &Schemas) -> Value {
             "title": "Sandbox broker on NATS",
             "version": VERSION,
             "description": ABOUT,
-            "tags": [{ "name": "lab" }, { "name": "operator" }, { "name": "stream" }],
+            "tags": [{ "name": "lab" }, { "name": "operator" }, { "name": "node" }, { "name": "stream" }],
             "x-limits": limits(),
         },
         "defaultContentType": "application/json",

@@ -94,7 +94,14 @@ impl Rig {
         };
         let (census_age_max, tombstone_kept) = (HOUR, 24 * HOUR);
         let (in_flight_max, latency_target) = (8, Duration::from_millis(300));
-        let config = Config { in_flight_max, latency_target, health, census_age_max, tombstone_kept };
+        let config = Config {
+            in_flight_max,
+            latency_target,
+            health,
+            census_age_max,
+            tombstone_kept,
+            provision_attempts_max: 3,
+        };
         let allocator = Allocator::new(config, ports, Metrics::register(&registry).unwrap());
         Self { allocator, store, memory, provider, bus, clock, registry }
     }

@@ -84,6 +84,34 @@ pub(super) const ASK_VERSIONS: &str = r#"{"template":"python","cursor":"MR8zHw",
 
 pub(super) const VERSIONS: &str = r#"{"template":"python","versions":[{"version":2,"created_at":1763683200,"by":"alice"},{"version":1,"created_at":1763600000,"by":"alice"}],"cursor":null}"#;
 
+pub(super) const REGISTER_NODE: &str =
+    r#"{"node":"node-a","engine":"namespaces","isolation":"process","version":"0.1.0"}"#;
+
+pub(super) const NODE_REGISTERED: &str = r#"{"node":"node-a","generation":3}"#;
+
+pub(super) const NODE: &str = r#"{"node":"node-a","generation":3}"#;
+
+pub(super) const NODE_POOLS: &str = r#"{"pools":[{"pool":"shells","template":"shell@3","settings":{"kind":"container","image":"host","command":["sleep","infinity"],"cpu_milli":500,"memory_mb":256,"tmpfs_mb":64,"workspace_mb":64,"workspace":"/workspace","pids":64,"ports":[8000],"env":{"LANG":"C.UTF-8"},"user":1000,"network":"none","readiness":{"kind":"exec","command":["true"],"timeout_seconds":30},"isolation":"process","untrusted":false,"supervisor":true}}]}"#;
+
+pub(super) const ASK_WANTED: &str = r#"{"node":"node-a","generation":3,"sandbox_id":"ctr_1","epoch":1}"#;
+
+pub(super) const WANTED: &str = r#"{"wanted":{"attempts":1,"settings":{"kind":"container","image":"host","command":["sleep","infinity"],"cpu_milli":500,"memory_mb":256,"tmpfs_mb":64,"workspace_mb":64,"workspace":"/workspace","pids":64,"ports":[8000],"env":{"LANG":"C.UTF-8"},"user":1000,"network":"none","readiness":{"kind":"http","port":8000,"path":"/","timeout_seconds":30},"isolation":"container","runtime":"runsc","untrusted":false,"supervisor":true},"lease":{"epoch":1,"ends_at":1763697600,"grace_seconds":60}}}"#;
+
+pub(super) const UNWANTED: &str = r#"{"wanted":null}"#;
+
+pub(super) const PROVISIONED: &str = r#"{"node":"node-a","generation":3,"sandbox_id":"ctr_1","epoch":1,"incarnation":"0198c0de-0000-7000-8000-000000000001","endpoints":{"8000":"192.0.2.7:31000"}}"#;
+
+pub(super) const KEPT: &str =
+    r#"{"fate":"keep","lease":{"epoch":1,"ends_at":1763697600,"grace_seconds":60}}"#;
+
+pub(super) const PROVISION_FAILED: &str = r#"{"node":"node-a","generation":3,"sandbox_id":"ctr_1","epoch":1,"attempts":1,"reason":"not ready within 30 s","is_final":false}"#;
+
+pub(super) const PROVISION_RETRIED: &str = r#"{"next":"retry","attempts":2}"#;
+
+pub(super) const ASK_HELD: &str = r#"{"node":"node-a","generation":3,"containers":[{"sandbox_id":"ctr_1","incarnation":"0198c0de-0000-7000-8000-000000000001"},{"sandbox_id":"ctr_2","incarnation":"0198c0de-0000-7000-8000-000000000002"}]}"#;
+
+pub(super) const HOLDINGS: &str = r#"{"holdings":[{"fate":"keep","lease":{"epoch":1,"ends_at":1763697600,"grace_seconds":60}},{"fate":"remove","lease":null}]}"#;
+
 pub(super) const DELETIONS_STATUS: &str = r#"{"state":"paused","paused":{"by":"operator","since":1763683200,"until":1763683260,"reason":"maintenance"},"breaker":{"state":"open","reason":"failures","until":1,"failures":5},"held_until":1763683260,"rate_per_minute":30,"rate_per_minute_max":60,"consumer_paused_until":1763683300,"pools":{"main":{"waiting":3,"under_way":2,"consumer_paused_until":1763683300}}}"#;
 /// Deletion work.
 pub(super) const WORK: &str = r#"{"version":1,"sandbox_id":"2000000","pool":"main","epoch":3,"requested_at":1763683200,"external_id":"identity/accounts/u-0"}"#;

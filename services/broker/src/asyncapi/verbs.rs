@@ -5,6 +5,11 @@ use super::message::{Header, Message};
 use super::schemas::Schemas;
 use super::{REPLIES, examples, reference};
 use contract::bounds::Bounded;
+use contract::nodes::{
+    HeldReply, HeldRequest, Holding, NodePoolsReply, NodePoolsRequest, NodeRegistration,
+    ProvisionFailedReply, ProvisionFailedRequest, ProvisionWantedReply, ProvisionWantedRequest,
+    ProvisionedRequest, RegisterNodeRequest,
+};
 use contract::pools::{PoolOrder, PoolRequest, PoolView, PoolsReply, PutPoolRequest};
 use contract::templates::{
     PutTemplateRequest, RemoveTemplateRequest, TemplateRequest, TemplateVersionsReply,
@@ -35,6 +40,8 @@ enum Asker {
     AnyCaller,
     /// People and their tools.
     Operator,
+    /// The runners of nodes.
+    Node,
 }
 
 /// A request and its reply.
@@ -115,6 +122,24 @@ fn exchange(verb: Verb) -> Exchange {
             "list the versions of a template, page by page",
         )
         .shown(&[examples::ASK_VERSIONS], &[examples::VERSIONS]),
+        Verb::RegisterNode => node::<RegisterNodeRequest, NodeRegistration>("register the runner of a node")
+            .shown(&[examples::REGISTER_NODE], &[examples::NODE_REGISTERED]),
+        Verb::NodePools => {
+            node::<NodePoolsRequest, NodePoolsReply>("which pools get their sandboxes from nodes")
+                .shown(&[examples::NODE], &[examples::NODE_POOLS])
+        }
+        Verb::ProvisionWanted => {
+            node::<ProvisionWantedRequest, ProvisionWantedReply>("is a sandbox still to be created")
+                .shown(&[examples::ASK_WANTED], &[examples::WANTED, examples::UNWANTED])
+        }
+        Verb::Provisioned => node::<ProvisionedRequest, Holding>("a container is ready")
+            .shown(&[examples::PROVISIONED], &[examples::KEPT]),
+        Verb::ProvisionFailed => {
+            node::<ProvisionFailedRequest, ProvisionFailedReply>("an attempt to create a sandbox failed")
+                .shown(&[examples::PROVISION_FAILED], &[examples::PROVISION_RETRIED])
+        }
+        Verb::Held => node::<HeldRequest, HeldReply>("what should become of my containers")
+            .shown(&[examples::ASK_HELD], &[examples::HOLDINGS]),
         Verb::Pause => operator::<PauseRequest, Pause>("pause all deletions")
             .shown(&[examples::ASK_PAUSE], &[examples::PAUSE]),
         Verb::Resume => operator::<ResumeRequest, ResumeReply>("have them go on")
@@ -146,6 +171,10 @@ fn bounded<Q: ToSchema>(
 
 fn operator<Q: ToSchema, R: ToSchema>(summary: &'static str) -> Exchange {
     Exchange { asker: Asker::Operator, ..any_caller::<Q, R>(summary) }
+}
+
+fn node<Q: ToSchema, R: ToSchema>(summary: &'static str) -> Exchange {
+    Exchange { asker: Asker::Node, request: Message::of::<Q>, ..any_caller::<Q, R>(summary) }
 }
 
 fn order(summary: &'static str) -> Exchange {
@@ -224,7 +253,11 @@ pub(super) fn operation(verb: Verb) -> Value {
     let failures = FaultCode::iter().filter(|code| verb.may_end_in(*code));
     let replies = std::iter::once(reply_name(verb)).chain(failures.map(faults::name));
     let replies: Vec<_> = replies.map(|name| at(REPLIES, &name)).collect();
-    let tag = if asker == Asker::AnyCaller { "lab" } else { "operator" };
+    let tag = match asker {
+        Asker::AnyCaller => "lab",
+        Asker::Operator => "operator",
+        Asker::Node => "node",
+    };
     json!({
         "action": "receive",
         "title": title(verb),
