@@ -18,6 +18,7 @@ mod context;
 pub mod feed;
 pub mod intake;
 mod marks;
+mod nodes;
 mod rebuilt;
 mod requests;
 pub mod rotation;
@@ -31,6 +32,7 @@ pub use feed::{
     WorkCounts,
 };
 pub use marks::TableMarks;
+pub use nodes::{NodeRequests, RequestVerb, ServeNode};
 pub use rebuilt::{EventLogState, Rebuilt};
 pub use requests::{LateReply, Requests, Unanswered};
 pub use rotation::ServedPools;
@@ -53,9 +55,9 @@ pub const RUN_STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A request as a worker receives it.
 #[derive(Clone, Debug)]
-pub struct Request {
+pub struct Request<V = Verb> {
     /// The verb.
-    pub verb: Verb,
+    pub verb: V,
     /// Its headers.
     pub context: Context,
     /// The JSON body.
@@ -126,14 +128,14 @@ pub struct TickReceipt {
     pub duplicate: bool,
 }
 
-/// Answers requests.
+/// Answers requests: those to workers, or those to a node.
 #[async_trait]
-pub trait Handler: Send + Sync {
+pub trait Handler<V: RequestVerb = Verb>: Send + Sync {
     /// Answers one request, within the deadline of its context.
-    async fn handle(&self, request: Request) -> Answer;
+    async fn handle(&self, request: Request<V>) -> Answer;
 
     /// Counts a request that is dropped without an answer.
-    fn dropped(&self, _verb: Verb, _request_id: &str, _why: Dropped) {}
+    fn dropped(&self, _verb: V, _request_id: &str, _why: Dropped) {}
 }
 
 /// Runs on the ticks of one kind.

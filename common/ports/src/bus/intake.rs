@@ -1,6 +1,6 @@
 //! Input handling that all buses share: checks of requests before the handler, and parsing of work before the worker.
 
-use super::{Answer, Dropped, Handler, Request, Work};
+use super::{Answer, Dropped, Handler, Request, RequestVerb, Work};
 use crate::clock::Clock;
 use contract::limits::{REQUEST_BYTES_MAX, REQUEST_ID_BYTES_MAX};
 use contract::{DeletionWork, Fault, FaultCode};
@@ -15,10 +15,10 @@ pub fn request_id(given: Option<&str>, fresh: impl FnOnce() -> String) -> String
 
 /// The answer to a request; none if its caller has stopped waiting. Without a `permit` the worker is busy. The permit
 /// is held until the handler has finished.
-pub async fn answer<P: Send>(
+pub async fn answer<P: Send, V: RequestVerb>(
     clock: &dyn Clock,
-    handler: &dyn Handler,
-    request: Request,
+    handler: &dyn Handler<V>,
+    request: Request<V>,
     permit: Option<P>,
 ) -> Option<Answer> {
     let Some(_permit) = permit else {
