@@ -227,6 +227,7 @@ impl World {
             health: None,
             census_age_max: Duration::ZERO,
             tombstone_kept: Duration::from_secs(86_400),
+            provision_attempts_max: 5,
         };
         let (clock, bus) = (Arc::new(self.clock.clone()), memory_bus(&self.clock));
         let metrics = EventLogMetrics::register(&Registry::new()).unwrap();

@@ -132,6 +132,12 @@ impl HttpRequests {
             | Verb::PutPool
             | Verb::DrainPool
             | Verb::RemovePool
+            | Verb::RegisterNode
+            | Verb::NodePools
+            | Verb::ProvisionWanted
+            | Verb::Provisioned
+            | Verb::ProvisionFailed
+            | Verb::Held
             | Verb::Pause
             | Verb::Resume => {
                 return Err(Fault::invalid("the verb", "is not available over this transport"));
