@@ -125,6 +125,16 @@ impl PoolKind {
     pub fn parse(name: &str) -> Option<Self> {
         name.parse().ok()
     }
+
+    /// What the ids of its sandboxes begin with; none of a kind that is not created.
+    #[must_use]
+    pub const fn id_prefix(self) -> Option<&'static str> {
+        match self {
+            Self::Account => None,
+            Self::Container => Some("ctr_"),
+            Self::Stack => Some("stk_"),
+        }
+    }
 }
 
 // === impl PoolState ===

@@ -6,7 +6,10 @@
 use super::deletion::{Deletion, Tombstone};
 use super::descriptor::Descriptor;
 use super::history::{Cause, HISTORY_ENTRIES_MAX, HistoryEntry};
-use super::ids::{Epoch, ExternalId, OwnerId, PoolName, Reason, RequestKey, SandboxId, SandboxName, Version};
+use super::ids::{
+    Epoch, ExternalId, OwnerId, PoolName, ProviderName, Reason, RequestKey, SandboxId, SandboxName,
+    TemplateVersion, Version,
+};
 use super::lease::{Candidate, ClaimRecord, Grant, Lease};
 use super::pool::PoolKind;
 use super::provision::Provision;
@@ -229,6 +232,25 @@ impl State {
 // === impl NewSandbox ===
 
 impl NewSandbox {
+    /// A sandbox that the fleet is to create: its provider knows it by its id, which is its name as well. None if a part of
+    /// it is too long, which no build writes.
+    #[must_use]
+    pub fn to_create(
+        id: SandboxId,
+        pool: PoolName,
+        provider: &ProviderName,
+        template: Option<&TemplateVersion>,
+    ) -> Option<Self> {
+        let template = template.map(|template| (Descriptor::TEMPLATE, template.as_str()));
+        Some(Self {
+            name: SandboxName::parse(id.as_str()).ok()?,
+            external_id: ExternalId::of(provider, id.as_str()).ok()?,
+            descriptor: Descriptor::parse(template).ok()?,
+            id,
+            pool,
+        })
+    }
+
     /// A new sandbox, free.
     #[must_use]
     pub fn enter(self, now: UnixSeconds) -> Sandbox {

@@ -10,18 +10,12 @@ use crate::candidates::Scarcity;
 use crate::deadline::Deadline;
 use contract::{Fault, FaultCode, Outcome, ProvisionWork};
 use domain::{
-    Candidate, ClaimRecord, Creation, Descriptor, ExternalId, Fingerprint, NamePrefix, NewSandbox, PoolKind,
-    PoolName, Sandbox, SandboxId, SandboxName,
+    Candidate, ClaimRecord, Creation, Fingerprint, NamePrefix, NewSandbox, PoolName, Sandbox, SandboxId,
 };
 use ports::store::index::fnv1a;
 use ports::store::{Insert, Write, cursor};
 use runtime::telemetry::Chain;
 use std::sync::Arc;
-
-/// What the ids of containers begin with.
-const CONTAINER_PREFIX: &str = "ctr_";
-/// What the ids of stacks begin with.
-const STACK_PREFIX: &str = "stk_";
 
 impl Allocator {
     /// What a claim in `pool` creates if nothing is free there; none for kinds that are not created.
@@ -58,11 +52,7 @@ impl Allocator {
         if !matches!(scarcity, Scarcity::Exhausted | Scarcity::Contended) {
             return None;
         }
-        let prefix = match self.ports.pools.current().kind_of(&selector.pool)? {
-            PoolKind::Account => return None,
-            PoolKind::Container => CONTAINER_PREFIX,
-            PoolKind::Stack => STACK_PREFIX,
-        };
+        let prefix = self.ports.pools.current().kind_of(&selector.pool)?.id_prefix()?;
         let id = SandboxId::parse(&format!("{prefix}{}", self.ports.random.fresh_id())).ok()?;
         Some(Candidate::absent(id, selector.pool.clone()))
     }
@@ -143,16 +133,10 @@ impl Allocator {
     fn new_sandbox(&self, record: &ClaimRecord) -> Result<NewSandbox, ClaimError> {
         let Candidate { id, pool, version: _ } = record.candidate.clone();
         let provider = self.ports.pools.current().provider_of(&pool);
-        let broken = |problem: String| ClaimError::Refused(Fault::new(FaultCode::InternalError, problem));
-        let template =
-            record.creation.as_ref().map(|creation| (Descriptor::TEMPLATE, creation.template.as_str()));
-        Ok(NewSandbox {
-            name: SandboxName::parse(id.as_str()).map_err(|problem| broken(problem.to_string()))?,
-            external_id: ExternalId::of(&provider, id.as_str())
-                .map_err(|problem| broken(problem.to_string()))?,
-            descriptor: Descriptor::parse(template).map_err(|problem| broken(problem.to_string()))?,
-            id,
-            pool,
+        let template = record.creation.as_ref().map(|creation| &creation.template);
+        NewSandbox::to_create(id, pool, &provider, template).ok_or_else(|| {
+            let problem = "the claim item names a sandbox that cannot be created";
+            ClaimError::Refused(Fault::new(FaultCode::InternalError, problem))
         })
     }
 
