@@ -64,6 +64,8 @@ pub(crate) fn reconciler(
         providers: Providers::only(provider),
         pools: PoolWatch::new(Pools::parse("main").unwrap(), leases),
         deletions: Arc::new(bus.clone()),
+        provisions: Arc::new(bus.clone()),
+        random: Arc::new(Rng::seeded(9)),
         upkeep: Arc::new(bus.clone()),
         switch: Arc::new(bus.clone()),
         census: Arc::new(bus.clone()),
@@ -81,6 +83,7 @@ pub(crate) fn reconciler(
         stale_kept: HOUR,
         tombstone_kept: HOUR,
         listed_grace: HOUR / 2,
+        fill_burst: 10,
     };
     Reconciler::new(config, ports, Metrics::register(&registry).unwrap())
 }

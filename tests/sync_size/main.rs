@@ -99,6 +99,8 @@ fn reconciler(store: Arc<dyn Store>, provider: Arc<Endless>) -> Reconciler {
         providers: Providers::only(provider),
         pools: PoolWatch::new(Pools::parse("main").unwrap(), leases),
         deletions: Arc::new(bus.clone()),
+        provisions: Arc::new(bus.clone()),
+        random: Arc::new(Rng::seeded(9)),
         upkeep: Arc::new(bus.clone()),
         switch: Arc::new(bus.clone()),
         census: Arc::new(bus.clone()),
@@ -112,6 +114,7 @@ fn reconciler(store: Arc<dyn Store>, provider: Arc<Endless>) -> Reconciler {
         stale_kept: HOUR,
         tombstone_kept: HOUR,
         listed_grace: HOUR / 2,
+        fill_burst: 10,
     };
     Reconciler::new(config, ports, Metrics::register(&registry).unwrap())
 }

@@ -44,6 +44,8 @@ pub enum Report {
     Census(CensusReport),
     /// A removal of stale sandboxes.
     Stale(StaleReport),
+    /// A fill of the pools whose sandboxes are created.
+    Fill(FillReport),
 }
 
 /// A report with what identifies its run.
@@ -245,6 +247,32 @@ pub struct StaleReport {
     pub unreadable: u64,
 }
 
+/// What a fill did in the pools whose sandboxes are created.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct FillReport {
+    /// `completed`, or `failed` when the store failed half-way; the next run goes on.
+    pub status: RunStatus,
+    /// Free sandboxes that were asked for.
+    pub created: u64,
+    /// Creations that were announced again, because they were not finished for some seconds and had no message.
+    pub reannounced: u64,
+    /// Free sandboxes that were given up: too many, or of an older version of their template, or never created.
+    pub retired: u64,
+    /// Found changed meanwhile; the next run looks again.
+    pub raced: u64,
+    /// Creations or deletions that could not be announced; the next run or the sweep will.
+    pub unannounced: u64,
+    /// How many free sandboxes are missing now, by pool; pools that lack none are left out.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub missing: BTreeMap<String, u64>,
+    /// Why a pool gets no sandboxes, by pool.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub degraded: BTreeMap<String, String>,
+    /// Items of the table that this build cannot read, each logged.
+    #[serde(default)]
+    pub unreadable: u64,
+}
+
 // === impl RunStatus ===
 
 impl RunStatus {
@@ -288,6 +316,7 @@ impl Report {
             Self::Sweep(run) => run.status,
             Self::Census(run) => run.status,
             Self::Stale(run) => run.status,
+            Self::Fill(run) => run.status,
         }
     }
 
@@ -297,7 +326,7 @@ impl Report {
         match self {
             Self::Sync(run) => run.reason.as_deref(),
             Self::Stale(run) => run.reason.as_deref(),
-            Self::Expiry(_) | Self::Sweep(_) | Self::Census(_) => None,
+            Self::Expiry(_) | Self::Sweep(_) | Self::Census(_) | Self::Fill(_) => None,
         }
     }
 }

@@ -66,6 +66,8 @@ impl TickKind {
     pub const CENSUS: Self = Self::new("census");
     /// Turn records that the provider has not listed for long into tombstones.
     pub const STALE: Self = Self::new("stale");
+    /// Keep the wanted number of free sandboxes in pools whose sandboxes are created.
+    pub const FILL: Self = Self::new("fill");
 
     /// The kind of this name, which is one token of a subject.
     #[must_use]

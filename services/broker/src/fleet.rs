@@ -10,8 +10,8 @@ use domain::ProviderName;
 use dynamodb::DynamoStore;
 use nats::{Maintenance, NatsBus};
 use ports::bus::{
-    CensusStore, DeletionControl, Deletions, Discovery, EventFeed, EventLog, ProviderThrottle, Requests,
-    ServiceInfo, SwitchCache, TickTurns, Ticks, Upkeep,
+    CensusStore, DeletionControl, Deletions, Discovery, EventFeed, EventLog, ProviderThrottle, Provisions,
+    Requests, ServiceInfo, SwitchCache, TickTurns, Ticks, Upkeep,
 };
 use ports::clock::Clock;
 use ports::provider::{Provider, Providers};
@@ -368,6 +368,8 @@ impl Fleet {
             providers: self.providers.clone(),
             pools: self.pools()?,
             deletions: Arc::clone(&bus) as Arc<dyn Deletions>,
+            provisions: Arc::clone(&bus) as Arc<dyn Provisions>,
+            random: Arc::clone(&self.shared.random),
             upkeep: Arc::clone(&bus) as Arc<dyn Upkeep>,
             switch: Arc::clone(&bus) as Arc<dyn SwitchCache>,
             census: Arc::clone(&bus) as Arc<dyn CensusStore>,

@@ -22,6 +22,7 @@
 
 mod census;
 mod expiry;
+mod fill;
 mod identity;
 mod listing;
 mod metrics;
@@ -37,10 +38,11 @@ use async_trait::async_trait;
 use contract::{Report, TickKind, TickOrder};
 use domain::{PoolKind, ProviderName};
 use ports::bus::{
-    BusError, CensusStore, Deletions, Runner, SwitchCache, TickQueue, TickTurns, Ticks, Upkeep,
+    BusError, CensusStore, Deletions, Provisions, Runner, SwitchCache, TickQueue, TickTurns, Ticks, Upkeep,
 };
 use ports::clock::Clock;
 use ports::provider::Providers;
+use ports::random::Random;
 use ports::store::Store;
 use repeats::Repeats;
 use runtime::policy::{read_stale_kept, read_tombstone_kept};
@@ -71,6 +73,8 @@ pub struct Config {
     pub tombstone_kept: Duration,
     /// How long the provider may list an account after it has accepted its deletion.
     pub listed_grace: Duration,
+    /// Most free sandboxes that one run asks for in one pool.
+    pub fill_burst: usize,
 }
 
 /// The ports of a reconciler.
@@ -86,6 +90,10 @@ pub struct Ports {
     pub pools: PoolWatch,
     /// Accepts deletion work.
     pub deletions: Arc<dyn Deletions>,
+    /// Accepts work that creates sandboxes.
+    pub provisions: Arc<dyn Provisions>,
+    /// Ids of sandboxes that are to be created.
+    pub random: Arc<dyn Random>,
     /// Repairs the queue and the parked messages.
     pub upkeep: Arc<dyn Upkeep>,
     /// The copy of the operators' switch that reapers read.
@@ -109,6 +117,7 @@ pub struct Reconciler {
     checked: census::Checked,
     identities: census::IdentitiesChecked,
     unpublished: stale::Unpublished,
+    demand: fill::Demand,
     /// The last known turn of each listing, and since when it is known on the monotonic clock.
     listings: parking_lot::Mutex<BTreeMap<ProviderName, (u64, Duration)>>,
     /// Held by a census, because a sync takes one as well.
@@ -154,7 +163,13 @@ impl Config {
             0..=86_400,
             "how long the provider may still list an account after it accepted its deletion, before the account is deleted again; several sync periods",
         );
-        Self { limits, sweep_after, stale_kept, tombstone_kept, listed_grace }
+        let fill_burst = settings.size(
+            "FILL_BURST_MAX",
+            10,
+            1..=1_000,
+            "maximum number of free sandboxes that one run of fill asks for in one pool",
+        );
+        Self { limits, sweep_after, stale_kept, tombstone_kept, listed_grace, fill_burst }
     }
 }
 
@@ -174,6 +189,7 @@ impl Reconciler {
             checked,
             identities,
             unpublished: stale::Unpublished::default(),
+            demand: fill::Demand::default(),
             listings: parking_lot::Mutex::default(),
             counting: tokio::sync::Mutex::default(),
         }

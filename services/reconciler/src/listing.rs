@@ -90,6 +90,27 @@ impl Reconciler {
         self.walk_ranges(&[state], |_, _| range.clone()).await
     }
 
+    /// A walk over all shards of one pool in some states.
+    pub(crate) async fn walk_pool(
+        &self,
+        pool: &PoolName,
+        states: &[StateName],
+    ) -> Result<Walk<'_>, StoreError> {
+        let shards = self.ports.store.shards().await?;
+        let range = SortRange::All;
+        let of_state = |state: &StateName| {
+            let (state, range) = (*state, range.clone());
+            (0..shards).map(move |shard| StateQuery {
+                pool: pool.clone(),
+                state,
+                shard,
+                range: range.clone(),
+            })
+        };
+        let queries = states.iter().rev().flat_map(of_state).collect();
+        Ok(Walk { reconciler: self, queries, after: None })
+    }
+
     /// A walk over all shards of all pools in some states, one after the other, each pool and state in its own range.
     pub(crate) async fn walk_ranges(
         &self,

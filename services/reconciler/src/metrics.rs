@@ -1,7 +1,7 @@
 //! The metrics of a reconciler: every name, help text, label and bucket.
 
 use contract::RunStatus;
-use contract::{Census, PoolStats, Report, TickKind, WorkerRole};
+use contract::{Census, FillReport, PoolStats, Report, TickKind, WorkerRole};
 use domain::{StateName, UnixSeconds};
 use parking_lot::Mutex;
 use ports::bus::{ServiceInfo, WorkCounts};
@@ -186,6 +186,7 @@ impl Metrics {
                 ];
                 return self.count(kind, report.status, counts);
             }
+            Report::Fill(report) => return self.count(kind, report.status, &counts_of_fill(report)),
             Report::Stale(report) => (
                 report.status,
                 &[("removed", report.removed), ("raced", report.raced), ("unreadable", report.unreadable)],
@@ -200,6 +201,17 @@ impl Metrics {
             self.sandboxes.with_label_values(&[kind.as_str(), what]).inc_by(*count);
         }
     }
+}
+
+const fn counts_of_fill(report: &FillReport) -> [(&'static str, u64); 6] {
+    [
+        ("created", report.created),
+        ("reannounced", report.reannounced),
+        ("retired", report.retired),
+        ("raced", report.raced),
+        ("unannounced", report.unannounced),
+        ("unreadable", report.unreadable),
+    ]
 }
 
 impl ServiceInfo for Metrics {

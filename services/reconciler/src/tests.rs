@@ -99,6 +99,8 @@ impl Rig {
             providers: Providers::only(provider.clone()),
             pools: PoolWatch::new(Pools::parse("dns=dns-,main").unwrap(), LEASES),
             deletions: Arc::new(bus.clone()),
+            provisions: Arc::new(bus.clone()),
+            random: Arc::new(Rng::seeded(9)),
             upkeep: Arc::new(bus.clone()),
             switch: Arc::new(bus.clone()),
             census: Arc::new(bus.clone()),
@@ -116,6 +118,7 @@ impl Rig {
             stale_kept: 24 * HOUR,
             tombstone_kept: 30 * 24 * HOUR,
             listed_grace: HOUR / 2,
+            fill_burst: 10,
         };
         let metrics = Metrics::register(&registry).unwrap();
         let reconciler = Arc::new(Reconciler::new(config, ports, metrics));
@@ -125,6 +128,11 @@ impl Rig {
     /// A run as started by a tick.
     pub(crate) async fn run(&self, kind: TickKind) -> Report {
         self.reconciler.run_once(kind).await.expect("a reconciler runs it")
+    }
+
+    /// Reads the pools of the table, as a process does every few seconds.
+    pub(crate) async fn follow_pools(&self) {
+        self.reconciler.ports.pools.refresh(self.store.as_ref()).await.unwrap();
     }
 
     /// Adds sandboxes to the pool and to the provider's listing.
@@ -284,7 +292,8 @@ async fn tick_starts_its_run_and_publishes_the_report() {
             | (Report::Expiry(_), TickKind::EXPIRY)
             | (Report::Sweep(_), TickKind::SWEEP)
             | (Report::Census(_), TickKind::CENSUS)
-            | (Report::Stale(_), TickKind::STALE) => assert_eq!(report.status(), RunStatus::Completed),
+            | (Report::Stale(_), TickKind::STALE)
+            | (Report::Fill(_), TickKind::FILL) => assert_eq!(report.status(), RunStatus::Completed),
             other => panic!("{other:?}"),
         }
         assert_eq!(bus.last_report(kind).await.unwrap().unwrap().report, report);

@@ -12,7 +12,7 @@ pub(crate) struct Tick {
 }
 
 /// Every kind. With the default offsets, no two are due in the same second after the first turns.
-pub(crate) static TICKS: [Tick; 5] = [
+pub(crate) static TICKS: [Tick; 6] = [
     Tick {
         definition: TickDefinition {
             kind: TickKind::SYNC,
@@ -92,6 +92,22 @@ pub(crate) static TICKS: [Tick; 5] = [
             },
         },
         run: |reconciler, order| Box::pin(async { Report::Stale(reconciler.remove_stale(order).await) }),
+    },
+    Tick {
+        definition: TickDefinition {
+            kind: TickKind::FILL,
+            description: "creates free sandboxes in pools of containers, and gives up what is too many",
+            read: |settings| Rhythm {
+                period: read_period(
+                    settings,
+                    "FILL_INTERVAL_SECONDS",
+                    5,
+                    "period of fill, which keeps free sandboxes in pools of containers",
+                ),
+                offset: read_offset(settings, "FILL_OFFSET_SECONDS", 2),
+            },
+        },
+        run: |reconciler, _| Box::pin(async { Report::Fill(reconciler.fill().await) }),
     },
 ];
 

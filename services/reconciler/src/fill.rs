@@ -1,0 +1,206 @@
+//! Fill: keeps the wanted number of free sandboxes in pools whose sandboxes are created, and gives up what is too many, of
+//! an older version of its template, or was never created.
+//!
+//! Only sandboxes that no owner ever held are given up, each by a write that depends on it. A new version of a template
+//! replaces the old ones as its sandboxes become free.
+
+use crate::Reconciler;
+use crate::listing::Skipped;
+use contract::{DeletionWork, FillReport, ProvisionWork, RunStatus};
+use domain::{
+    Cause, Descriptor, NewSandbox, PoolSpec, Sandbox, SandboxId, StateName, TemplateVersion, UnixSeconds,
+    WarmSizes,
+};
+use ports::store::{Insert, StoreError, Write};
+use runtime::telemetry::Chain;
+use std::time::Duration;
+
+mod demand;
+mod plan;
+
+pub(crate) use demand::Demand;
+use plan::{Plan, Stock};
+
+/// Age of a creation from which its work is announced again; most creations take less than a second.
+const REANNOUNCE_AFTER: Duration = Duration::from_secs(5);
+/// Age of a creation without any attempt from which no node seems to take the work of its pool.
+const UNTAKEN_AFTER: Duration = Duration::from_secs(30);
+/// Most sandboxes that one run gives up in one pool, so that a run stays short.
+const RETIRED_MAX: usize = 100;
+
+// === impl Reconciler ===
+
+impl Reconciler {
+    pub(crate) async fn fill(&self) -> FillReport {
+        let mut report = FillReport::default();
+        let mut skipped = Skipped::default();
+        let ended = self.try_fill(&mut report, &mut skipped).await;
+        report.unreadable = skipped.count();
+        if let Err(error) = &ended {
+            tracing::error!(error = %Chain(error), "the fill did not complete");
+        }
+        report.status = if ended.is_ok() { RunStatus::Completed } else { RunStatus::Failed };
+        if report.created + report.retired > 0 {
+            tracing::info!(
+                created = report.created,
+                retired = report.retired,
+                "{} free sandboxes asked for, {} given up",
+                report.created,
+                report.retired,
+            );
+        }
+        report
+    }
+
+    async fn try_fill(&self, report: &mut FillReport, skipped: &mut Skipped) -> Result<(), StoreError> {
+        let pools = self.ports.pools.current();
+        for spec in pools.specs().iter().filter(|spec| pools.is_created(&spec.name)) {
+            self.fill_pool(spec, pools.template_of(&spec.name), report, skipped).await?;
+        }
+        Ok(())
+    }
+
+    async fn fill_pool(
+        &self,
+        spec: &PoolSpec,
+        template: Option<&TemplateVersion>,
+        report: &mut FillReport,
+        skipped: &mut Skipped,
+    ) -> Result<(), StoreError> {
+        let stock = self.stock_of(spec, template, skipped).await?;
+        let now = self.ports.clock.now();
+        self.reannounce(&stock, now, report).await;
+        let demand = self.demand.note(&spec.name, &stock, self.ports.clock.monotonic(), now);
+        let target = match (spec.is_active(), spec.warm) {
+            (true, Some(WarmSizes { min, max })) => demand.clamp(min.into(), max.max(min).into()),
+            _ => 0,
+        };
+        let target = usize::try_from(target).unwrap_or(usize::MAX);
+        let Plan { create, retire, missing, degraded } = stock.plan(target, self.config.fill_burst, now);
+        let pool = spec.name.as_str();
+        if missing > 0 {
+            report.missing.insert(pool.to_owned(), u64::try_from(missing).unwrap_or(u64::MAX));
+        }
+        let degraded = degraded.or_else(|| stock.untaken(now, UNTAKEN_AFTER));
+        let degraded = match template {
+            None if target > 0 => Some("its template is not known, or was removed".to_owned()),
+            _ => degraded,
+        };
+        if let Some(reason) = degraded {
+            tracing::warn!(pool.name = pool, reason, "pool {pool} gets no sandboxes: {reason}");
+            report.degraded.insert(pool.to_owned(), reason);
+        }
+        for sandbox in retire.into_iter().take(RETIRED_MAX) {
+            self.retire(sandbox, report, skipped).await?;
+        }
+        let Some(template) = template else { return Ok(()) };
+        for _ in 0..create {
+            self.ask_for(spec, template, now, report).await?;
+        }
+        Ok(())
+    }
+
+    /// What there is of a pool.
+    async fn stock_of(
+        &self,
+        spec: &PoolSpec,
+        template: Option<&TemplateVersion>,
+        skipped: &mut Skipped,
+    ) -> Result<Stock, StoreError> {
+        let states = [StateName::Available, StateName::Provisioning, StateName::ProvisionFailed];
+        let mut walk = self.walk_pool(&spec.name, &states).await?;
+        let mut stock = Stock::default();
+        while let Some(batch) = walk.next(skipped).await? {
+            for sandbox in batch {
+                let version = sandbox.descriptor.get(Descriptor::TEMPLATE);
+                let is_current = template.is_none_or(|current| version == Some(current.as_str()));
+                stock.take(sandbox, is_current);
+            }
+        }
+        stock.sort();
+        Ok(stock)
+    }
+
+    /// Announces creations that are not finished, in case their message was lost; one that has a message gets no second.
+    async fn reannounce(&self, stock: &Stock, now: UnixSeconds, report: &mut FillReport) {
+        let since = now.before(REANNOUNCE_AFTER);
+        let late = stock
+            .creations()
+            .filter(|sandbox| sandbox.provision().is_some_and(|provision| provision.requested_at <= since));
+        for work in late.filter_map(ProvisionWork::of) {
+            match self.ports.provisions.announce(&work).await {
+                Ok(ports::bus::Announced::Queued) => report.reannounced += 1,
+                Ok(ports::bus::Announced::AlreadyQueued) => {}
+                Err(error) => {
+                    report.unannounced += 1;
+                    tracing::warn!(sandbox.id = work.sandbox_id, error = %Chain(&error), "not announced yet");
+                }
+            }
+        }
+    }
+
+    async fn ask_for(
+        &self,
+        spec: &PoolSpec,
+        template: &TemplateVersion,
+        now: UnixSeconds,
+        report: &mut FillReport,
+    ) -> Result<(), StoreError> {
+        let prefix = spec.kind.id_prefix().unwrap_or_default();
+        let id = SandboxId::parse(&format!("{prefix}{}", self.ports.random.fresh_id())).ok();
+        let new =
+            id.and_then(|id| NewSandbox::to_create(id, spec.name.clone(), &spec.provider, Some(template)));
+        let Some(new) = new else { return Ok(()) };
+        let Insert::Inserted(sandbox) = self.ports.store.create(&new.provision(None, now)).await? else {
+            report.raced += 1;
+            return Ok(());
+        };
+        report.created += 1;
+        self.demand.ask(&sandbox, now);
+        self.ports.recorder.note(&sandbox, None);
+        let Some(work) = ProvisionWork::of(&sandbox) else { return Ok(()) };
+        if let Err(error) = self.ports.provisions.announce(&work).await {
+            report.unannounced += 1;
+            tracing::warn!(sandbox.id = work.sandbox_id, error = %Chain(&error), "not announced yet");
+        }
+        Ok(())
+    }
+
+    async fn retire(
+        &self,
+        sandbox: &Sandbox,
+        report: &mut FillReport,
+        skipped: &mut Skipped,
+    ) -> Result<(), StoreError> {
+        let write = self.ports.store.retire(sandbox, self.ports.clock.now()).await;
+        let Some(write) = skipped.unless_unreadable(write)? else { return Ok(()) };
+        let Write::Done(retired) = write else {
+            report.raced += 1;
+            return Ok(());
+        };
+        report.retired += 1;
+        self.demand.forget(&retired);
+        self.ports.recorder.note(&retired, None);
+        let Some(work) = DeletionWork::of(&retired) else { return Ok(()) };
+        if let Err(error) = self.ports.deletions.announce(&work).await {
+            report.unannounced += 1;
+            tracing::warn!(sandbox.id = work.sandbox_id, error = %Chain(&error), "not announced yet");
+        }
+        Ok(())
+    }
+}
+
+/// When a sandbox became free after its creation; none if its history does not say.
+fn provisioned_at(sandbox: &Sandbox) -> Option<UnixSeconds> {
+    sandbox.history.iter().rev().find(|entry| entry.cause == Cause::Provisioned).map(|entry| entry.at)
+}
+
+/// How long the creation of a free sandbox took.
+fn creation_time(sandbox: &Sandbox) -> Option<Duration> {
+    let asked = sandbox.history.iter().find(|entry| entry.cause == Cause::Filled)?;
+    let took = provisioned_at(sandbox)?.get().saturating_sub(asked.at.get());
+    Some(Duration::from_secs(took))
+}
+
+#[cfg(test)]
+mod tests;
