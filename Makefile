@@ -10,7 +10,7 @@ PREFIX ?= $(HOME)/.local
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help up build $(RELEASE) install test test-accounts test-readme test-scripts test-clients test-api test-browser test-compose test-engine test-load fuzz fuzz-keep asyncapi bench tools smoke check fmt fmt-check clippy deny doc reset clean
+.PHONY: help up build $(RELEASE) install test test-accounts test-readme test-scripts test-clients test-api test-browser test-compose test-engine test-load verify fuzz fuzz-keep asyncapi bench tools smoke check fmt fmt-check clippy deny doc reset clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -79,6 +79,9 @@ test-load: ## Let classes of students claim from a real `broker up` (ARGS: smoke
 	cargo build --workspace --bin broker
 	cd tests/load && python3 -m unittest --quiet
 	BROKER="$(abspath $(TARGET_DIR))/debug/broker" NATS_SERVER="$$(tools/nats-server.sh)" tests/load/run.py $(ARGS)
+
+verify: deny doc fuzz test-compose smoke ## Run what CI has no time for: dependencies, docs, fuzzing, Docker, load, the release build
+	$(MAKE) test-load ARGS="smoke labs exhaustion"
 
 fuzz: ## Run libFuzzer on every parser of untrusted bytes (FUZZ_SECONDS=60 for each target, ARGS: targets)
 	@tools/fuzz.py $(ARGS)
