@@ -25,6 +25,7 @@ mod metrics;
 mod prepare;
 mod reap;
 mod throttle;
+mod unthrottled;
 
 use domain::ProviderName;
 use ports::bus::{BusError, DeletionControl, DeletionQueue, Deletions, ProviderThrottle, Worker};
@@ -45,6 +46,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use metrics::Metrics;
 pub use prepare::FailurePolicy;
+pub use unthrottled::Unthrottled;
 
 /// Time between two looks at the depth of the queue, for the metrics.
 const QUEUE_SHOW_PERIOD: Duration = Duration::from_secs(10);
