@@ -179,6 +179,7 @@ impl PoolSettings {
             Some(provider) => {
                 ProviderName::parse(provider).map_err(|problem| invalid("provider", problem.to_string()))?
             }
+            None if kind == PoolKind::Container => ProviderName::nodes(),
             None => ProviderName::csp(),
         };
         let template = template.as_deref().map(TemplateId::parse).transpose();

@@ -51,6 +51,8 @@ pub enum InvalidId {
 
 /// Name of the first provider.
 const CSP: &str = "csp";
+/// Name of the provider that all nodes are together.
+const NODES: &str = "nodes";
 
 const VISIBLE_ASCII: &str = "visible ASCII characters";
 const TOKEN: &str = "ASCII letters, digits, '-' and '_'";
@@ -268,6 +270,12 @@ impl ProviderName {
     #[must_use]
     pub fn csp() -> Self {
         Self(CSP.to_owned())
+    }
+
+    /// The provider of the sandboxes that nodes create.
+    #[must_use]
+    pub fn nodes() -> Self {
+        Self(NODES.to_owned())
     }
 
     /// Whether it is [`ProviderName::csp`].

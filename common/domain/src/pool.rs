@@ -213,11 +213,14 @@ impl PoolSpec {
             let problem = format!("is none of {}; see PROVIDERS_FILE", known.join(", "));
             return Err(InvalidPool { field: "provider", problem });
         }
-        if self.kind != PoolKind::Account {
-            let problem = "must be `account`: no provider of this fleet creates others".to_owned();
-            return Err(InvalidPool { field: "kind", problem });
-        }
-        Ok(())
+        let is_of_nodes = self.provider == ProviderName::nodes();
+        let problem = match self.kind {
+            PoolKind::Account if is_of_nodes => "must be `container` for the provider nodes",
+            PoolKind::Container if !is_of_nodes => "must be `account`: only nodes create containers",
+            PoolKind::Stack => "must be `account` or `container`: no provider of this fleet creates stacks",
+            PoolKind::Account | PoolKind::Container => return Ok(()),
+        };
+        Err(InvalidPool { field: "kind", problem: problem.to_owned() })
     }
 
     /// Checks the fields against each other.
@@ -268,6 +271,9 @@ impl PoolSpec {
             if is_set && !belongs {
                 return invalid(field, &format!("does not apply to pools of kind {}", self.kind.as_str()));
             }
+        }
+        if !is_account && self.template.is_none() {
+            return invalid("template", "is missing: it says how the sandboxes of this pool are made");
         }
         Ok(())
     }

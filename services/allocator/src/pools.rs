@@ -7,6 +7,7 @@ use contract::pools::{
 use contract::{Census, Fault, FaultCode, PoolStats};
 use domain::{
     Actor, InvalidPool, LeaseOverrides, POOLS_MAX, PoolName, PoolSpec, PoolState, Pools, StateName,
+    TemplateId,
 };
 use ports::bus::Request;
 use ports::store::{SortRange, StateQuery};
@@ -49,6 +50,7 @@ impl Allocator {
         let refused = |mistake: InvalidPool| Fault::invalid(mistake.field, &mistake.problem);
         let wanted = settings.spec(&pool).map_err(refused)?;
         wanted.check_provider(&self.ports.provider_names).map_err(refused)?;
+        self.check_template(request, &wanted).await?;
         self.follow_pools(request).await?;
         let others = self.ports.pools.current();
         others.check_beside(&wanted).map_err(refused)?;
@@ -95,7 +97,10 @@ impl Allocator {
         let stats = self.pool_stats(&pool).await.map_err(|error| store_fault(request, &error))?;
         let PoolStats { allocated, pending_deletion, deletion_failed, quarantined, .. } = stats;
         let creations = stats.provisioning + stats.provision_failed;
-        let left = allocated + pending_deletion + deletion_failed + quarantined + creations;
+        // Free ones that were created are given up while it drains, and need its spec until they are deleted.
+        let is_created = self.ports.pools.current().is_created(&pool);
+        let free = if is_created { stats.available } else { 0 };
+        let left = allocated + pending_deletion + deletion_failed + quarantined + creations + free;
         self.change_pool(request, &pool, version, &by, |seen| match seen {
             None => Ok(Change::None),
             Some(seen) if seen.is_active() => {
@@ -103,13 +108,23 @@ impl Allocator {
             }
             Some(_) if left > 0 => {
                 let message = format!(
-                    "{left} sandboxes of the pool are leased, being created or deleted, or quarantined"
+                    "{left} sandboxes of the pool are leased, created, being deleted, or quarantined"
                 );
                 Err(Fault::new(FaultCode::InvalidState, message))
             }
             Some(_) => Ok(Change::Remove),
         })
         .await
+    }
+
+    /// Refuses a pool whose template cannot be used.
+    async fn check_template(&self, request: &Request, wanted: &PoolSpec) -> Result<(), Fault> {
+        let Some(Ok(template)) = wanted.template.as_deref().map(TemplateId::parse) else { return Ok(()) };
+        let head = self.ports.store.template_head(&template).await;
+        match head.map_err(|error| store_fault(request, &error))? {
+            Some(head) if head.is_live() => Ok(()),
+            _ => Err(Fault::invalid("template", format!("names no template; write {template} first"))),
+        }
     }
 
     /// A pool that was removed may have left sandboxes, which belong to the provider that it had.

@@ -89,7 +89,7 @@ impl Rig {
                 EventLogMetrics::register(&registry).unwrap(),
             ),
             providers: Providers::only(provider.clone()),
-            provider_names: Arc::new(["csp", "csp-eu"].map(|name| ProviderName::parse(name).unwrap()).into()),
+            provider_names: Arc::new(["csp", "csp-eu", "nodes"].map(|name| ProviderName::parse(name).unwrap()).into()),
             pools: watch(),
         };
         let (census_age_max, tombstone_kept) = (HOUR, 24 * HOUR);

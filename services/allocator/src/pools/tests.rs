@@ -2,7 +2,12 @@
 
 use crate::deletions::tests::{HOUR, NOW, Rig};
 use contract::{FaultCode, Verb};
-use domain::{ClaimKey, ClaimRecord, IdempotencyKey, OwnerId, State};
+use domain::template::Image;
+use domain::{
+    Actor, ClaimKey, ClaimRecord, Descriptor, IdempotencyKey, NewSandbox, OwnerId, PoolName, ProviderName,
+    SandboxId, State, Template, TemplateId, TemplateSpec,
+};
+use ports::store::{Insert, Write};
 use serde_json::{Value, json};
 
 async fn rig() -> Rig {
@@ -57,6 +62,62 @@ async fn kind_and_provider_cannot_be_changed() {
         let body = json!({"pool": "main", "settings": settings});
         assert_eq!(refused(&rig, Verb::PutPool, body).await, FaultCode::InvalidRequest, "{settings}");
     }
+}
+
+/// Writes the template `shell`.
+async fn write_template(rig: &Rig) {
+    let template = Template {
+        id: TemplateId::parse("shell").unwrap(),
+        version: 1,
+        created_at: NOW,
+        by: Actor::nats(),
+        spec: TemplateSpec::of_image(Image::Host),
+    };
+    assert!(rig.store.write_template(None, &template).await.unwrap());
+}
+
+#[tokio::test]
+async fn pool_of_containers_needs_a_template_and_nodes() {
+    let rig = rig().await;
+    let put = |settings: Value| json!({"pool": "shells", "settings": settings});
+    let wanted = || put(json!({"kind": "container", "template": "shell", "warm": {"min": 1, "max": 2}}));
+    let fault = rig.ask(Verb::PutPool, wanted()).await.unwrap_err();
+    assert_eq!(fault.message, "template names no template; write shell first");
+    write_template(&rig).await;
+    for settings in [
+        json!({"kind": "container"}),
+        json!({"kind": "container", "template": "shell", "provider": "csp"}),
+        json!({"provider": "nodes"}),
+        json!({"kind": "stack", "template": "shell"}),
+    ] {
+        let code = refused(&rig, Verb::PutPool, put(settings.clone())).await;
+        assert_eq!(code, FaultCode::InvalidRequest, "{settings}");
+    }
+    let made = rig.ask(Verb::PutPool, wanted()).await.unwrap();
+    assert_eq!((&made["settings"]["provider"], &made["is_default"]), (&json!("nodes"), &json!(false)));
+}
+
+#[tokio::test]
+async fn pool_of_containers_is_removed_only_when_they_are_gone() {
+    let rig = rig().await;
+    write_template(&rig).await;
+    let settings = json!({"kind": "container", "template": "shell"});
+    rig.ask(Verb::PutPool, json!({"pool": "shells", "settings": settings})).await.unwrap();
+    let (id, pool) = (SandboxId::parse("ctr_1").unwrap(), PoolName::parse("shells").unwrap());
+    let new = NewSandbox::to_create(id, pool, &ProviderName::nodes(), None).unwrap();
+    let Insert::Inserted(wanted) = rig.store.create(&new.provision(None, NOW)).await.unwrap() else {
+        panic!("inserted")
+    };
+    let Write::Done(free) = rig.store.finish_provision(&wanted, &Descriptor::default(), NOW).await.unwrap()
+    else {
+        panic!("free")
+    };
+    rig.ask(Verb::DrainPool, json!({"pool": "shells"})).await.unwrap();
+    assert_eq!(refused(&rig, Verb::RemovePool, json!({"pool": "shells"})).await, FaultCode::InvalidState);
+    let Write::Done(gone) = rig.store.retire(&free, NOW).await.unwrap() else { panic!("retired") };
+    assert_eq!(refused(&rig, Verb::RemovePool, json!({"pool": "shells"})).await, FaultCode::InvalidState);
+    rig.store.finish_deletion(&gone.id, gone.epoch, NOW, NOW.after(HOUR), None).await.unwrap();
+    rig.ask(Verb::RemovePool, json!({"pool": "shells"})).await.unwrap();
 }
 
 #[tokio::test]

@@ -71,7 +71,7 @@ impl Backends {
         if provider {
             providers.insert(ProviderName::csp(), CspConfig::read(settings));
         }
-        let mut provider_names = BTreeSet::from([ProviderName::csp()]);
+        let mut provider_names = BTreeSet::from([ProviderName::csp(), ProviderName::nodes()]);
         let further = if table { read_further(settings, provider) } else { BTreeMap::new() };
         for (name, Further { csp, throttle }) in further {
             nats.further_throttles.insert(name.clone(), throttle);

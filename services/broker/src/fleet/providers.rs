@@ -41,10 +41,8 @@ fn parse(text: &str, calls: bool) -> Result<BTreeMap<ProviderName, Further>, Str
     let mut further = BTreeMap::new();
     for (name, section) in sections {
         let name = ProviderName::parse(&name).map_err(|problem| format!("a provider's name {problem}"))?;
-        if name.is_csp() {
-            return Err(
-                "csp is the provider of the variables of this process; choose another name".to_owned()
-            );
+        if name.is_csp() || name == ProviderName::nodes() {
+            return Err(format!("{name} is the name of a provider that each fleet has; choose another name"));
         }
         let one = parse_section(section, calls).map_err(|mistakes| format!("[{name}] has {mistakes}"))?;
         further.insert(name, one);
