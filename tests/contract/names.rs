@@ -1,14 +1,16 @@
 //! The names in `nats/README.md` are exactly the names in the code.
 
 use crate::markdown::{Document, quoted};
-use contract::{FaultCode, ProvisionLane, ProvisionPriority, Report, Subjects, Verb, WorkerRole};
-use domain::{Cause, PoolName, SandboxId};
+use contract::{FaultCode, NodeVerb, ProvisionLane, ProvisionPriority, Report, Subjects, Verb, WorkerRole};
+use domain::{Cause, NodeId, PoolName, SandboxId};
 use std::collections::BTreeSet;
 use strum::IntoEnumIterator as _;
 
 const README: &str = "nats/README.md";
 /// Placeholders for any pool, id and sequence.
 const ANY: (&str, &str, u64) = ("any-pool", "any-id", 4_711);
+/// The same for any node.
+const ANY_NODE: &str = "any-node";
 
 /// The names that the code makes, by the function of [`Subjects`] that makes them.
 type Given = Vec<(&'static str, Vec<String>)>;
@@ -19,13 +21,20 @@ fn any() -> (PoolName, SandboxId) {
 
 /// A name, with its variable parts in the document's notation.
 fn shown(name: &str) -> String {
-    name.replace(ANY.0, "<pool>").replace(ANY.1, "<id>").replace(&ANY.2.to_string(), "<sequence>")
+    let name = name.replace(ANY.0, "<pool>").replace(ANY.1, "<id>").replace(ANY_NODE, "<node>");
+    name.replace(&ANY.2.to_string(), "<sequence>")
+}
+
+fn node_requests() -> Vec<String> {
+    let (code, node) = (Subjects::default(), NodeId::parse(ANY_NODE).unwrap());
+    NodeVerb::iter().map(|verb| code.node_request(&node, verb)).collect()
 }
 
 fn subjects() -> Given {
     let (code, (pool, id)) = (Subjects::default(), any());
     vec![
         ("request", Verb::iter().map(|verb| code.request(verb)).collect()),
+        ("node_request", node_requests()),
         ("deletion_work", vec![code.deletion_work(&pool, &id)]),
         ("deletion_retry", vec![code.deletion_retry(&pool, &id)]),
         ("parked", vec![code.parked(&pool, &id)]),
@@ -110,6 +119,7 @@ fn every_naming_function_is_compared() {
     let compared: BTreeSet<_> = compared.chain(elsewhere).collect();
     let sources = [
         include_str!("../../common/contract/src/subjects.rs"),
+        include_str!("../../common/contract/src/subjects/nodes.rs"),
         include_str!("../../common/contract/src/subjects/provisions.rs"),
     ];
     let block = |source: &'static str| {
@@ -157,7 +167,9 @@ fn headers_match_the_code() {
 #[test]
 fn request_bodies_are_documented() {
     let code = Subjects::default();
-    let requests: BTreeSet<_> = Verb::iter().map(|verb| code.request(verb)).collect();
+    let requests = Verb::iter().map(|verb| code.request(verb));
+    let requests: BTreeSet<_> =
+        requests.chain(node_requests().iter().map(|subject| shown(subject))).collect();
     assert_eq!(Document::read(README).names("Requests", 0), requests);
 }
 

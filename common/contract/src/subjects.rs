@@ -5,6 +5,7 @@ use super::ticks::TickKind;
 use domain::{Cause, PoolName, SandboxId};
 use strum::IntoEnumIterator as _;
 
+mod nodes;
 mod provisions;
 
 /// What a fleet's subjects begin with unless another prefix is configured.
