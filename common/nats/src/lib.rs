@@ -34,6 +34,7 @@ mod kinds;
 mod lanes;
 mod link;
 mod marks;
+mod nodes;
 mod provisions;
 mod publish;
 mod requests;

@@ -31,6 +31,29 @@ impl Requests for NatsBus {
         body: Bytes,
         patience: Duration,
     ) -> Result<Reply, Unanswered> {
+        self.ask(self.config.subjects.request(verb), context, body, patience).await
+    }
+
+    fn is_connected(&self) -> bool {
+        self.connected()
+    }
+
+    async fn probe(&self) -> Result<(), String> {
+        self.round_trip().await
+    }
+}
+
+// === impl NatsBus ===
+
+impl NatsBus {
+    /// Sends a request to a subject and waits at most `patience`.
+    pub(super) async fn ask(
+        &self,
+        subject: String,
+        context: &Context,
+        body: Bytes,
+        patience: Duration,
+    ) -> Result<Reply, Unanswered> {
         // Without this check the request would wait in the client's queue and be sent, stale, after a reconnect.
         if !self.connected() {
             return Err(RequestError::Disconnected.into());
@@ -39,7 +62,7 @@ impl Requests for NatsBus {
             .headers(headers_of(context, self.clock.as_ref(), &self.time))
             .payload(body)
             .timeout(None);
-        let (client, subject) = (self.client.clone(), self.config.subjects.request(verb));
+        let client = self.client.clone();
         let mut sent = Box::pin(async move { client.send_request(subject, request).await });
         // The client's time-out starts when the command is queued; this one covers everything.
         match tokio::time::timeout(patience, &mut sent).await {
@@ -58,14 +81,6 @@ impl Requests for NatsBus {
                 Err(Unanswered { reason, late: Some(Box::pin(late)) })
             }
         }
-    }
-
-    fn is_connected(&self) -> bool {
-        self.connected()
-    }
-
-    async fn probe(&self) -> Result<(), String> {
-        self.round_trip().await
     }
 }
 

@@ -1,8 +1,8 @@
 //! The worker's side of requests. It does not use the library's service type, which loses requests when it stops and
 //! does not limit the work in progress.
 //!
-//! Each verb has a subscription in the queue group. The loop never waits for work: it gets a permit, or answers *busy*
-//! at once. Stopping follows a sequence without loss (measured): the worker asks the server to end the subscription
+//! Each verb has a subscription, for workers in the queue group of their role. The loop never waits for work: it gets a
+//! permit, or answers *busy* at once. Stopping follows a sequence without loss (measured): the worker asks the server to end the subscription
 //! after a number of further messages, handles what still arrives, and only then closes the subscription.
 
 use super::{NatsBus, failed};
@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use contract::{Fault, FaultCode, NotUnderstood, Principal, Verb, WorkerRole, headers};
 use futures_util::StreamExt as _;
 use ports::bus::intake::{self, one_line};
-use ports::bus::{Answer, Attempt, BusError, Context, Dropped, Handler, Request, Serve};
+use ports::bus::{Answer, Attempt, BusError, Context, Dropped, Handler, Request, RequestVerb, Serve};
 use ports::clock::Clock;
 use runtime::server_time::ServerTime;
 use std::sync::Arc;
@@ -31,10 +31,18 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 /// Required prefix of reply subjects, so that no caller can direct replies into our streams.
 const INBOX_PREFIX: &str = "_INBOX";
 
+/// What a server subscribes to.
+pub(super) struct Served<V> {
+    /// The verbs and their subjects.
+    pub(super) subjects: Vec<(V, String)>,
+    /// The group whose members share the requests; without one every subscriber gets each of them.
+    pub(super) queue_group: Option<String>,
+}
+
 /// The state that the loops of all verbs share.
-struct Server {
+struct Server<V: RequestVerb> {
     bus: NatsBus,
-    handler: Arc<dyn Handler>,
+    handler: Arc<dyn Handler<V>>,
     permits: Arc<Semaphore>,
     running: TaskTracker,
 }
@@ -48,34 +56,16 @@ impl Serve for NatsBus {
         in_flight_max: usize,
         stop: CancellationToken,
     ) -> Result<(), BusError> {
-        let server = Arc::new(Server {
-            bus: self.clone(),
-            handler,
-            permits: Arc::new(Semaphore::new(in_flight_max)),
-            running: TaskTracker::new(),
-        });
-        let mut loops = JoinSet::new();
-        for verb in Verb::of(role) {
-            let subject = self.config.subjects.request(verb);
-            let subscriber = self
-                .client
-                .queue_subscribe(subject, role.service().to_owned())
-                .await
-                .map_err(failed("subscribe to requests"))?;
-            loops.spawn(Arc::clone(&server).answer_all(verb, subscriber, stop.clone()));
-        }
-        while loops.join_next().await.is_some() {}
-        server.running.close();
-        server.running.wait().await;
-        self.send_rest().await;
-        Ok(())
+        let subjects = Verb::of(role).map(|verb| (verb, self.config.subjects.request(verb)));
+        let served = Served { subjects: subjects.collect(), queue_group: Some(role.service().to_owned()) };
+        self.serve_requests(served, handler, in_flight_max, stop).await
     }
 }
 
 // === impl Server ===
 
-impl Server {
-    async fn answer_all(self: Arc<Self>, verb: Verb, mut subscriber: Subscriber, stop: CancellationToken) {
+impl<V: RequestVerb> Server<V> {
+    async fn answer_all(self: Arc<Self>, verb: V, mut subscriber: Subscriber, stop: CancellationToken) {
         let mut seen: u64 = 0;
         loop {
             tokio::select! {
@@ -91,7 +81,7 @@ impl Server {
         self.drain(verb, subscriber, seen).await;
     }
 
-    async fn drain(&self, verb: Verb, mut subscriber: Subscriber, seen: u64) {
+    async fn drain(&self, verb: V, mut subscriber: Subscriber, seen: u64) {
         if subscriber.unsubscribe_after(seen.saturating_add(DRAIN_MESSAGES_MAX)).await.is_err() {
             return;
         }
@@ -121,7 +111,7 @@ impl Server {
     }
 
     /// Starts work on one request, or refuses it, without waiting.
-    fn take(&self, verb: Verb, message: Message) {
+    fn take(&self, verb: V, message: Message) {
         let Some(reply_to) = message.reply.clone().filter(|reply| reply.starts_with(INBOX_PREFIX)) else {
             tracing::debug!(nats.subject = %message.subject, "a request without an inbox to reply to was dropped");
             return;
@@ -156,11 +146,44 @@ impl Server {
     }
 }
 
+// === impl NatsBus ===
+
 impl NatsBus {
+    /// Answers the requests on these subjects until `stop`; see [`Serve::serve`].
+    pub(super) async fn serve_requests<V: RequestVerb>(
+        &self,
+        served: Served<V>,
+        handler: Arc<dyn Handler<V>>,
+        in_flight_max: usize,
+        stop: CancellationToken,
+    ) -> Result<(), BusError> {
+        let Served { subjects, queue_group } = served;
+        let server = Arc::new(Server {
+            bus: self.clone(),
+            handler,
+            permits: Arc::new(Semaphore::new(in_flight_max)),
+            running: TaskTracker::new(),
+        });
+        let mut loops = JoinSet::new();
+        for (verb, subject) in subjects {
+            let subscribed = match &queue_group {
+                Some(group) => self.client.queue_subscribe(subject, group.clone()).await,
+                None => self.client.subscribe(subject).await,
+            };
+            let subscriber = subscribed.map_err(failed("subscribe to requests"))?;
+            loops.spawn(Arc::clone(&server).answer_all(verb, subscriber, stop.clone()));
+        }
+        while loops.join_next().await.is_some() {}
+        server.running.close();
+        server.running.wait().await;
+        self.send_rest().await;
+        Ok(())
+    }
+
     /// Why this worker refuses such a request now; none if it takes it. Health checks change nothing; all other verbs
     /// record times or end what is due, which a wrong clock would falsify.
-    fn refusal(&self, verb: Verb) -> Option<&'static str> {
-        if verb != Verb::Health && self.time.problem().is_some() {
+    fn refusal<V: RequestVerb>(&self, verb: V) -> Option<&'static str> {
+        if !verb.is_timeless() && self.time.problem().is_some() {
             return Some("this worker's clock is off; try again");
         }
         let is_refused = !verb.is_for_restored_tables() && self.guard.problem().is_some();
