@@ -1,39 +1,56 @@
-//! Requests: each goes to one random member of the queue group and runs independently of its caller, who may time out.
+//! Requests: each goes to one random member of the queue group, or to the runner of a node, and runs independently of its
+//! caller, who may time out.
 
 use super::{Broken, Call, Inside, MemoryBus};
 use async_trait::async_trait;
 use bytes::Bytes;
-use contract::{Verb, WorkerRole};
+use contract::{NodeVerb, Verb, WorkerRole};
+use domain::NodeId;
 use ports::bus::intake;
-use ports::bus::{Answer, BusError, Context, Handler, Reply, Request, RequestError, Requests, Serve};
+use ports::bus::{
+    Answer, BusError, Context, Handler, NodeRequests, Reply, Request, RequestError, RequestVerb, Requests,
+    Serve, ServeNode,
+};
 use ports::clock::Clock;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// The queue groups.
+/// The members that answer requests.
 #[derive(Default)]
 pub(super) struct Members {
     last_number: u64,
-    members: Vec<Arc<Member>>,
+    workers: Vec<Arc<Member<WorkerRole, Verb>>>,
+    runners: Vec<Arc<Member<NodeId, NodeVerb>>>,
 }
 
-/// A worker of the group of its role.
-struct Member {
+/// What requests go to: the queue group of a role, or a node.
+trait Place: Clone + PartialEq + Send + Sync + 'static {
+    /// What names a request to it.
+    type Verb: RequestVerb;
+    /// Whether its members share the requests. Otherwise each of them gets every request, and the first answer counts.
+    const IS_SHARED: bool;
+
+    /// Those who answer there.
+    fn members(members: &mut Members) -> &mut Vec<Arc<Member<Self, Self::Verb>>>;
+}
+
+/// A worker of the group of its role, or the runner of a node.
+struct Member<G, V: RequestVerb> {
     number: u64,
-    role: WorkerRole,
-    handler: Arc<dyn Handler>,
+    place: G,
+    handler: Arc<dyn Handler<V>>,
     permits: Arc<Semaphore>,
     running: TaskTracker,
     clock: Arc<dyn Clock>,
 }
 
-/// Membership in the group, ended by dropping it.
-struct Membership {
+/// Membership at a place, ended by dropping it.
+struct Membership<G: Place> {
     bus: MemoryBus,
-    member: Arc<Member>,
+    member: Arc<Member<G, G::Verb>>,
 }
 
 #[async_trait]
@@ -45,38 +62,7 @@ impl Requests for MemoryBus {
         body: Bytes,
         timeout: Duration,
     ) -> Result<Reply, RequestError> {
-        let random = self.shared.random.as_ref();
-        let request_id = intake::request_id(Some(&context.request_id), || random.fresh_id());
-        let request = Request { verb, context: Context { request_id, ..context.clone() }, body };
-        let (sender, receiver) = oneshot::channel();
-        let sent = self.try_call(Call::Request, |inside: &mut Inside, _| {
-            let members = inside.members.members.iter().filter(|member| member.role == verb.role());
-            let members: Vec<_> = members.collect();
-            let member = members.get(random.below(members.len()))?;
-            // Started under the lock: a member that leaves removes itself from the list before it waits.
-            member.begin(request, sender);
-            Some(())
-        });
-        let is_answered = match sent {
-            Ok(Some(())) => true,
-            Ok(None) => return Err(RequestError::NoResponders),
-            Err(Broken::Disconnected) => return Err(RequestError::Disconnected),
-            Err(Broken::Lost) => false,
-        };
-        let reply = async {
-            match receiver.await {
-                Ok(reply) if is_answered => reply,
-                // No worker answers any more; the caller does not know that.
-                _ => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            biased;
-            reply = reply => Ok(reply),
-            () = self.shared.clock.sleep(timeout) => {
-                Err(if self.is_connected() { RequestError::TimedOut } else { RequestError::Disconnected })
-            }
-        }
+        self.ask(&verb.role(), verb, context, body, timeout).await
     }
 
     fn is_connected(&self) -> bool {
@@ -93,17 +79,106 @@ impl Serve for MemoryBus {
         in_flight_max: usize,
         stop: CancellationToken,
     ) -> Result<(), BusError> {
+        self.serve_at(role, handler, in_flight_max, stop).await
+    }
+}
+
+#[async_trait]
+impl NodeRequests for MemoryBus {
+    async fn request_node(
+        &self,
+        node: &NodeId,
+        verb: NodeVerb,
+        context: &Context,
+        body: Bytes,
+        timeout: Duration,
+    ) -> Result<Reply, RequestError> {
+        self.ask(node, verb, context, body, timeout).await
+    }
+}
+
+#[async_trait]
+impl ServeNode for MemoryBus {
+    async fn serve_node(
+        &self,
+        node: &NodeId,
+        handler: Arc<dyn Handler<NodeVerb>>,
+        in_flight_max: usize,
+        stop: CancellationToken,
+    ) -> Result<(), BusError> {
+        self.serve_at(node.clone(), handler, in_flight_max, stop).await
+    }
+}
+
+// === impl MemoryBus ===
+
+impl MemoryBus {
+    /// Sends a request to a member at that place and waits at most `timeout`.
+    async fn ask<G: Place>(
+        &self,
+        place: &G,
+        verb: G::Verb,
+        context: &Context,
+        body: Bytes,
+        timeout: Duration,
+    ) -> Result<Reply, RequestError> {
+        let random = self.shared.random.as_ref();
+        let request_id = intake::request_id(Some(&context.request_id), || random.fresh_id());
+        let request = Request { verb, context: Context { request_id, ..context.clone() }, body };
+        let (sender, mut replies) = mpsc::unbounded_channel();
+        let sent = self.try_call(Call::Request, |inside: &mut Inside, _| {
+            let members = G::members(&mut inside.members).iter().filter(|member| member.place == *place);
+            let mut members: Vec<_> = members.collect();
+            if G::IS_SHARED {
+                members = members.get(random.below(members.len())).copied().into_iter().collect();
+            }
+            for member in &members {
+                // Started under the lock: a member that leaves removes itself from the list before it waits.
+                member.begin(request.clone(), sender.clone());
+            }
+            (!members.is_empty()).then_some(())
+        });
+        let is_answered = match sent {
+            Ok(Some(())) => true,
+            Ok(None) => return Err(RequestError::NoResponders),
+            Err(Broken::Disconnected) => return Err(RequestError::Disconnected),
+            Err(Broken::Lost) => false,
+        };
+        let reply = async {
+            match replies.recv().await {
+                Some(reply) if is_answered => reply,
+                // No worker answers any more; the caller does not know that.
+                _ => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            reply = reply => Ok(reply),
+            () = self.shared.clock.sleep(timeout) => {
+                Err(if self.is_connected() { RequestError::TimedOut } else { RequestError::Disconnected })
+            }
+        }
+    }
+
+    /// Answers the requests to that place until `stop`; see [`Serve::serve`].
+    async fn serve_at<G: Place>(
+        &self,
+        place: G,
+        handler: Arc<dyn Handler<G::Verb>>,
+        in_flight_max: usize,
+        stop: CancellationToken,
+    ) -> Result<(), BusError> {
         let membership = self.change(|inside, _| {
             inside.members.last_number += 1;
             let member = Arc::new(Member {
                 number: inside.members.last_number,
-                role,
+                place,
                 handler,
                 permits: Arc::new(Semaphore::new(in_flight_max)),
                 running: TaskTracker::new(),
                 clock: Arc::clone(&self.shared.clock),
             });
-            inside.members.members.push(Arc::clone(&member));
+            G::members(&mut inside.members).push(Arc::clone(&member));
             Membership { bus: self.clone(), member }
         });
         stop.cancelled().await;
@@ -115,11 +190,32 @@ impl Serve for MemoryBus {
     }
 }
 
+// === impl Place ===
+
+impl Place for WorkerRole {
+    type Verb = Verb;
+    const IS_SHARED: bool = true;
+
+    fn members(members: &mut Members) -> &mut Vec<Arc<Member<Self, Verb>>> {
+        &mut members.workers
+    }
+}
+
+impl Place for NodeId {
+    type Verb = NodeVerb;
+    /// There is no queue group; for a moment two runners of a node may be there.
+    const IS_SHARED: bool = false;
+
+    fn members(members: &mut Members) -> &mut Vec<Arc<Member<Self, NodeVerb>>> {
+        &mut members.runners
+    }
+}
+
 // === impl Member ===
 
-impl Member {
+impl<G, V: RequestVerb> Member<G, V> {
     /// Starts work on a request, or refuses it, without waiting.
-    fn begin(&self, request: Request, sender: oneshot::Sender<Reply>) {
+    fn begin(&self, request: Request<V>, sender: mpsc::UnboundedSender<Reply>) {
         let permit = Arc::clone(&self.permits).try_acquire_owned().ok();
         let (handler, clock) = (Arc::clone(&self.handler), Arc::clone(&self.clock));
         let request_id = request.context.request_id.clone();
@@ -143,9 +239,9 @@ fn reply(answer: Answer, request_id: &str) -> Reply {
 
 // === impl Membership ===
 
-impl Drop for Membership {
+impl<G: Place> Drop for Membership<G> {
     fn drop(&mut self) {
         let number = self.member.number;
-        self.bus.change(|inside, _| inside.members.members.retain(|member| member.number != number));
+        self.bus.change(|inside, _| G::members(&mut inside.members).retain(|member| member.number != number));
     }
 }
