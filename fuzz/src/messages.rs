@@ -3,6 +3,7 @@
 use crate::{is_one_line, split_line};
 use contract::deletions::ParkedDeletion;
 use contract::events::{parse_rfc3339, rfc3339};
+use contract::nodes::{ExecutionRequest, HeldRequest, ProvisionedRequest};
 use contract::templates::{PutTemplateRequest, TemplateSettings};
 use contract::{
     Census, DeletionWork, Event, FaultBody, Outcome, Pause, PauseRequest, ProvisionLane, ProvisionWork,
@@ -35,6 +36,9 @@ pub fn hold(input: &[u8]) {
         "report" => same::<RunReport>(rest),
         "census" => same::<Census>(rest),
         "fault" => same::<FaultBody>(rest),
+        "execution" => _ = round_trip::<ExecutionRequest>(rest),
+        "provisioned" => _ = round_trip::<ProvisionedRequest>(rest),
+        "held" => _ = round_trip::<HeldRequest>(rest),
         "template" => template(rest),
         _ => {
             if let Ok(text) = std::str::from_utf8(rest) {
@@ -179,12 +183,18 @@ fn pause_request(body: &[u8]) {
     }
 }
 
-/// A message round-trips, even with an unknown field.
-fn same<T: DeserializeOwned + Serialize + PartialEq + Debug>(body: &[u8]) {
-    let Ok(message) = serde_json::from_slice::<T>(body) else { return };
+/// A message, and what is written of it, which is read as the same.
+fn round_trip<T: DeserializeOwned + Serialize + PartialEq + Debug>(body: &[u8]) -> Option<(T, Vec<u8>)> {
+    let message = serde_json::from_slice::<T>(body).ok()?;
     let text = serde_json::to_vec(&message).expect("what was read can be written");
     let again = serde_json::from_slice::<T>(&text).expect("what was written can be read");
     assert_eq!(again, message, "it changed on its way");
+    Some((message, text))
+}
+
+/// A message round-trips, even with an unknown field.
+fn same<T: DeserializeOwned + Serialize + PartialEq + Debug>(body: &[u8]) {
+    let Some((message, text)) = round_trip::<T>(body) else { return };
     let Ok(Value::Object(mut fields)) = serde_json::from_slice(&text) else { return };
     fields.insert("of_a_later_build".to_owned(), Value::Null);
     let later = serde_json::from_value::<T>(Value::Object(fields));

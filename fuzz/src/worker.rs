@@ -161,6 +161,7 @@ impl Frame {
             store,
             deletions: bus.clone(),
             provisions: bus.clone(),
+            nodes: bus.clone(),
             deletion_control: bus.clone(),
             switch: bus.clone(),
             census: bus.clone(),

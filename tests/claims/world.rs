@@ -237,6 +237,7 @@ impl World {
             store,
             deletions: Arc::clone(&self.deletions) as _,
             provisions: Arc::clone(&self.provisions) as _,
+            nodes: bus.clone(),
             deletion_control: bus.clone(),
             switch: bus.clone(),
             census: bus.clone(),

@@ -93,7 +93,7 @@ impl Action {
     pub const fn roles(self) -> &'static [Role] {
         match self {
             Self::Ask(Verb::Health | Verb::Templates | Verb::Template | Verb::TemplateVersions) => EVERY,
-            Self::Ask(Verb::Allocate | Verb::Release | Verb::Get | Verb::Extend) => HOLD,
+            Self::Ask(Verb::Allocate | Verb::Release | Verb::Get | Verb::Extend | Verb::Execute) => HOLD,
             Self::Ask(
                 Verb::Stats
                 | Verb::Deletions
@@ -142,6 +142,7 @@ impl Action {
                 | Verb::Release
                 | Verb::Get
                 | Verb::Extend
+                | Verb::Execute
                 | Verb::Health
                 | Verb::Deletion
                 | Verb::Quarantine

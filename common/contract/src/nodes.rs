@@ -287,11 +287,41 @@ pub struct ExecuteRequest {
     /// The working directory; the workspace if none is named.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cwd: Option<String>,
-    /// Bytes for its standard input.
+    /// Text for its standard input.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stdin: Option<String>,
     /// Most time that it may take, in seconds, 1 to 60.
     pub timeout_seconds: u64,
+}
+
+/// Runs a command in a leased container and waits for its end: `execute`. It is not to be repeated blindly.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ExecutionRequest {
+    /// The sandbox.
+    pub sandbox_id: String,
+    /// Its owner.
+    pub owner: String,
+    /// The epoch of the lease.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease_epoch: Option<u64>,
+    /// The program and its arguments.
+    pub command: Vec<String>,
+    /// Variables beside those of the template.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
+    /// The working directory; the workspace if none is named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cwd: Option<String>,
+    /// Text for its standard input.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stdin: Option<String>,
+    /// Most time that it may take, in seconds, 1 to 60; 30 if it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_seconds: Option<u64>,
+    /// Who asks on the owner's behalf.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
 }
 
 /// The result of a command.

@@ -8,6 +8,10 @@ use std::time::Duration;
 const LOOK_FIRST: &str = "it is not known how much was done; look at what is left before you ask again: a dry run of a \
                           bulk delete, or the list of parked deletions";
 
+/// The same after a command.
+const LOOK_AT_EFFECTS: &str =
+    "it is not known whether the command has run; look at what it did before you repeat it";
+
 /// What any request may come to, whatever it asks for.
 const OF_ANY: &[F] = &[
     F::InvalidRequest,
@@ -43,6 +47,15 @@ impl Verb {
                 F::InvalidState,
                 F::AllocationExpired,
                 F::Contended,
+                F::UpstreamUnavailable,
+            ],
+            Self::Execute => &[
+                F::MissingSandboxId,
+                F::NotSandboxOwner,
+                F::NotFound,
+                F::InvalidState,
+                F::AllocationExpired,
+                F::UpstreamUnavailable,
             ],
             Self::Deletions | Self::Parked | Self::ReplayAll => &[F::UpstreamUnavailable],
             Self::Deletion => &[F::NotFound, F::UpstreamUnavailable],
@@ -69,7 +82,7 @@ impl Verb {
     /// a request is repeated only if no worker began with it.
     #[must_use]
     pub const fn leads_to_the_same(self) -> bool {
-        !matches!(self, Self::ReplayAll | Self::BulkDelete)
+        !matches!(self, Self::ReplayAll | Self::BulkDelete | Self::Execute)
     }
 
     /// Longest time of one attempt at it: the usual one, or all that there is if a second one would do something else.
@@ -85,7 +98,8 @@ impl Verb {
         if self.leads_to_the_same() {
             Fault::new(code, words)
         } else {
-            Fault { retry_after_seconds: None, ..Fault::new(code, LOOK_FIRST) }
+            let advice = if matches!(self, Self::Execute) { LOOK_AT_EFFECTS } else { LOOK_FIRST };
+            Fault { retry_after_seconds: None, ..Fault::new(code, advice) }
         }
     }
 
@@ -105,7 +119,7 @@ mod tests {
     fn timed_out_bulk_request_advises_to_check_before_retrying() {
         for verb in Verb::iter() {
             let fault = verb.unseen_end(F::Timeout, "repeat it");
-            let is_page = matches!(verb, Verb::ReplayAll | Verb::BulkDelete);
+            let is_page = matches!(verb, Verb::ReplayAll | Verb::BulkDelete | Verb::Execute);
             assert_eq!(fault.message == "repeat it", !is_page, "{verb:?}");
             assert_eq!((fault.code, fault.retry_after_seconds.is_some()), (F::Timeout, !is_page), "{verb:?}");
         }

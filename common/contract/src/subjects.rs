@@ -87,6 +87,8 @@ pub enum Verb {
     RemoveTemplate,
     /// List the versions of a template, page by page.
     TemplateVersions,
+    /// Run a command in one's own container.
+    Execute,
     /// Register the runner of a node.
     RegisterNode,
     /// Tell a node which pools get their sandboxes from nodes.
@@ -157,6 +159,7 @@ impl Verb {
             | Self::PutPool
             | Self::DrainPool
             | Self::RemovePool
+            | Self::Execute
             | Self::RegisterNode
             | Self::NodePools
             | Self::ProvisionWanted
@@ -209,6 +212,7 @@ impl Verb {
             | Self::RemovePool
             | Self::PutTemplate
             | Self::RemoveTemplate
+            | Self::Execute
             | Self::RegisterNode
             | Self::ProvisionWanted
             | Self::Provisioned

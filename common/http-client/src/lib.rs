@@ -132,6 +132,7 @@ impl HttpRequests {
             | Verb::PutPool
             | Verb::DrainPool
             | Verb::RemovePool
+            | Verb::Execute
             | Verb::RegisterNode
             | Verb::NodePools
             | Verb::ProvisionWanted

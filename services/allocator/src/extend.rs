@@ -37,6 +37,7 @@ impl Allocator {
             let expires_at = lease.granted_at.after(wanted.length);
             if expires_at <= lease.expires_at {
                 // It lasts as long already: a repeat, or less than it has. A lease is never shortened.
+                self.ensure_node_knows(request, &seen).await?;
                 return allocation_of(&seen);
             }
             let extension = Extension {
@@ -59,6 +60,7 @@ impl Allocator {
                         "the lease of {} ends at {expires_at} now",
                         wanted.id,
                     );
+                    self.ensure_node_knows(request, &extended).await?;
                     return allocation_of(&extended);
                 }
                 Write::Lost(Some(found)) => *found,

@@ -23,6 +23,7 @@ mod allocate;
 mod bounds;
 mod bulk_delete;
 mod candidates;
+mod containers;
 mod deadline;
 mod deletions;
 mod extend;
@@ -43,8 +44,8 @@ use contract::bounds::Bounded;
 use contract::{Fault, FaultCode, Verb, WorkerRole};
 use domain::{PoolName, ProviderName};
 use ports::bus::{
-    Answer, BusError, CensusStore, DeletionControl, Deletions, Dropped, Handler, Provisions, Request, Serve,
-    SwitchCache, Upkeep,
+    Answer, BusError, CensusStore, DeletionControl, Deletions, Dropped, Handler, NodeRequests, Provisions,
+    Request, Serve, SwitchCache, Upkeep,
 };
 use ports::clock::Clock;
 use ports::provider::Providers;
@@ -109,6 +110,8 @@ pub struct Ports {
     pub deletions: Arc<dyn Deletions>,
     /// Accepts work that creates sandboxes.
     pub provisions: Arc<dyn Provisions>,
+    /// Reaches the runners of nodes.
+    pub nodes: Arc<dyn NodeRequests>,
     /// Shows and controls the deletions of the fleet.
     pub deletion_control: Arc<dyn DeletionControl>,
     /// The copy of the operators' switch that reapers read.
@@ -266,6 +269,7 @@ impl Allocator {
             Verb::PutPool => plain(self.put_pool(request).await),
             Verb::DrainPool => plain(self.drain_pool(request).await),
             Verb::RemovePool => plain(self.remove_pool(request).await),
+            Verb::Execute => plain(self.execute(request).await),
             Verb::RegisterNode => plain(self.register_node(request).await),
             Verb::NodePools => plain(self.node_pools(request).await),
             Verb::ProvisionWanted => plain(self.provision_wanted(request).await),
@@ -286,10 +290,11 @@ impl Allocator {
         }
     }
 
-    /// Waits for a permit for `request`. Health requests need none, because they matter most under overload.
+    /// Waits for a permit for `request`. Health requests need none, because they matter most under overload; executions need
+    /// none, because they wait for a node and would look like a slow table.
     async fn admit(&self, request: &Request) -> Result<Permit, Fault> {
         match request.verb {
-            Verb::Health => Ok(self.admission.pass()),
+            Verb::Health | Verb::Execute => Ok(self.admission.pass()),
             _ => self.admission.enter(request, self.deadline_of(request).at()).await,
         }
     }

@@ -267,7 +267,7 @@ impl Allocator {
         Ok(found.map(|template| TemplateSettings::of(&template.spec)))
     }
 
-    fn lease_for_node(&self, sandbox: &Sandbox) -> Option<NodeLease> {
+    pub(crate) fn lease_for_node(&self, sandbox: &Sandbox) -> Option<NodeLease> {
         let policy = self.ports.pools.current().leases_of(&sandbox.pool);
         sandbox.lease().map(|lease| NodeLease::of(lease, &policy))
     }
@@ -295,4 +295,4 @@ fn contended() -> Fault {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -282,6 +282,7 @@ impl Fleet {
             store: Arc::clone(&table) as Arc<dyn Store>,
             deletions: Arc::new(bus.clone()) as Arc<dyn Deletions>,
             provisions: Arc::new(bus.clone()),
+            nodes: Arc::new(bus.clone()),
             deletion_control: Arc::new(bus.clone()) as Arc<dyn DeletionControl>,
             switch: Arc::new(bus.clone()) as Arc<dyn SwitchCache>,
             census: Arc::new(bus.clone()) as Arc<dyn CensusStore>,

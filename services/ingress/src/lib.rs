@@ -45,6 +45,7 @@ pub mod admin;
 pub mod console;
 pub mod deletions;
 pub mod events;
+mod executions;
 pub mod fleet;
 mod orders;
 mod pools;

@@ -80,6 +80,11 @@ const ADVICE_STEP: Duration = Duration::from_secs(1);
 // === impl Relay ===
 
 impl Relay {
+    /// The same with another time for a whole request.
+    pub(crate) fn waiting(self, deadline: Duration) -> Self {
+        Self { limits: RelayLimits { deadline, ..self.limits }, ..self }
+    }
+
     /// Sends a request, and returns the reply or the fault.
     pub(crate) async fn send<T: Serialize>(
         &self,

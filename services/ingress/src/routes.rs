@@ -21,6 +21,7 @@ use crate::deletions::switch::DeletionControlService;
 use crate::deletions::{self, switch};
 use crate::edge::{self, Edge};
 use crate::events::{self, EventService};
+use crate::executions;
 use crate::fleet::{self, FleetService};
 use crate::openapi;
 use crate::openapi::faults::OfOpen;
@@ -69,6 +70,7 @@ fn handlers() -> Vec<UtoipaMethodRouter<Parts>> {
         routes!(sandboxes::mark_for_deletion),
         routes!(sandboxes::extend),
         routes!(sandboxes::get),
+        routes!(executions::execute),
         routes!(admin::stats),
         routes!(admin::sync),
         routes!(admin::expire),

@@ -173,12 +173,12 @@ pub(crate) async fn get(
 }
 
 /// The name of the token, for the history of workers that do not know the header of the principal.
-fn whose_token(facts: &Facts) -> Option<String> {
+pub(crate) fn whose_token(facts: &Facts) -> Option<String> {
     facts.caller().map(|caller| caller.name.to_string())
 }
 
 /// The request, restricted to the pools of the caller's token.
-fn bounded<T>(request: T, facts: &Facts) -> Bounded<T> {
+pub(crate) fn bounded<T>(request: T, facts: &Facts) -> Bounded<T> {
     let pools = facts.caller().map_or(&[][..], |caller| caller.scope.pools());
     Bounded { request, pools: pools.iter().map(ToString::to_string).collect() }
 }
@@ -192,7 +192,7 @@ fn pool(headers: &HeaderMap, facts: &Facts) -> Result<Option<PoolName>, Fault> {
     Ok(pool)
 }
 
-fn owner(headers: &HeaderMap, facts: &Facts) -> Result<OwnerId, Fault> {
+pub(crate) fn owner(headers: &HeaderMap, facts: &Facts) -> Result<OwnerId, Fault> {
     let owner = owner_in(headers)?;
     facts.note_owner(&owner);
     Ok(owner)
@@ -260,7 +260,7 @@ fn lab_duration(headers: &HeaderMap) -> Result<Option<LabDuration>, Fault> {
     }
 }
 
-fn lease_epoch(headers: &HeaderMap) -> Result<Option<u64>, Fault> {
+pub(crate) fn lease_epoch(headers: &HeaderMap) -> Result<Option<u64>, Fault> {
     let Some(text) = only_text(headers, LEASE_EPOCH_HEADER)?.filter(|text| !text.is_empty()) else {
         return Ok(None);
     };

@@ -43,6 +43,7 @@ const TABLE: &[(&str, &str)] = &[
     ("put-template", "oa"),
     ("remove-template", "oa"),
     ("template-versions", "luoar"),
+    ("execute", "lu*"),
     ("register-node", ""),
     ("node-pools", ""),
     ("provision-wanted", ""),

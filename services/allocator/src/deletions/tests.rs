@@ -79,6 +79,7 @@ impl Rig {
             store: Arc::clone(&store),
             deletions: Arc::new(bus.clone()),
             provisions: Arc::new(bus.clone()),
+            nodes: Arc::new(bus.clone()),
             deletion_control: Arc::new(bus.clone()),
             switch: Arc::new(bus.clone()),
             census: Arc::new(bus.clone()),
@@ -89,7 +90,9 @@ impl Rig {
                 EventLogMetrics::register(&registry).unwrap(),
             ),
             providers: Providers::only(provider.clone()),
-            provider_names: Arc::new(["csp", "csp-eu", "nodes"].map(|name| ProviderName::parse(name).unwrap()).into()),
+            provider_names: Arc::new(
+                ["csp", "csp-eu", "nodes"].map(|name| ProviderName::parse(name).unwrap()).into(),
+            ),
             pools: watch(),
         };
         let (census_age_max, tombstone_kept) = (HOUR, 24 * HOUR);

@@ -12,16 +12,16 @@ use ports::store::Insert;
 use serde_json::{Value, json};
 
 const POOL: &str = "shells";
-const ONE: &str = "0198c0de-0000-7000-8000-000000000001";
+pub(crate) const ONE: &str = "0198c0de-0000-7000-8000-000000000001";
 const OTHER: &str = "0198c0de-0000-7000-8000-000000000002";
 
-async fn register(rig: &Rig, node: &str) -> u64 {
+pub(crate) async fn register(rig: &Rig, node: &str) -> u64 {
     let body = json!({"node": node, "engine": "fake", "isolation": "process", "version": "0.1.0"});
     rig.ask(Verb::RegisterNode, body).await.unwrap()["generation"].as_u64().unwrap()
 }
 
 /// A fleet with the template `shell` and a pool of it.
-async fn rig() -> Rig {
+pub(crate) async fn rig() -> Rig {
     let rig = Rig::new();
     let template = Template {
         id: TemplateId::parse("shell").unwrap(),
@@ -52,7 +52,7 @@ fn new(id: &str) -> NewSandbox {
 }
 
 /// A sandbox that is to be created, for a claim or to be free.
-async fn wanted(rig: &Rig, id: &str, owner: Option<&str>) -> Sandbox {
+pub(crate) async fn wanted(rig: &Rig, id: &str, owner: Option<&str>) -> Sandbox {
     let new = new(id);
     let grant = owner.map(|owner| {
         let owner = OwnerId::parse(owner).unwrap();
@@ -88,7 +88,7 @@ fn with(mut body: Value, fields: Value) -> Value {
     body
 }
 
-async fn provisioned(rig: &Rig, generation: u64, sandbox: &Sandbox, incarnation: &str) -> Value {
+pub(crate) async fn provisioned(rig: &Rig, generation: u64, sandbox: &Sandbox, incarnation: &str) -> Value {
     let body = with(report(generation, sandbox), json!({"incarnation": incarnation}));
     rig.ask(Verb::Provisioned, body).await.unwrap()
 }

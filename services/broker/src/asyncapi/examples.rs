@@ -84,6 +84,14 @@ pub(super) const ASK_VERSIONS: &str = r#"{"template":"python","cursor":"MR8zHw",
 
 pub(super) const VERSIONS: &str = r#"{"template":"python","versions":[{"version":2,"created_at":1763683200,"by":"alice"},{"version":1,"created_at":1763600000,"by":"alice"}],"cursor":null}"#;
 
+pub(super) const EXECUTION: &str = r#"{"sandbox_id":"ctr_1","owner":"student-1","lease_epoch":1,"command":["sh","-c","cat; echo $GREETING"],"env":{"GREETING":"hello"},"cwd":"/workspace","stdin":"one\n","timeout_seconds":10,"by":"alice"}"#;
+
+pub(super) const EXECUTION_LEAST: &str = r#"{"sandbox_id":"ctr_1","owner":"student-1","command":["true"]}"#;
+
+pub(super) const EXECUTED: &str = r#"{"reason":"exited","exit_code":0,"signal":null,"stdout":"one\nhello\n","stderr":"","truncated":false,"started_ms":2,"ended_ms":4}"#;
+
+pub(super) const TIMED_OUT: &str = r#"{"reason":"timed_out","exit_code":null,"signal":9,"stdout":"","stderr":"","truncated":false,"started_ms":2,"ended_ms":10004}"#;
+
 pub(super) const REGISTER_NODE: &str =
     r#"{"node":"node-a","engine":"namespaces","isolation":"process","version":"0.1.0"}"#;
 

@@ -6,9 +6,9 @@ use super::schemas::Schemas;
 use super::{REPLIES, examples, reference};
 use contract::bounds::Bounded;
 use contract::nodes::{
-    HeldReply, HeldRequest, Holding, NodePoolsReply, NodePoolsRequest, NodeRegistration,
-    ProvisionFailedReply, ProvisionFailedRequest, ProvisionWantedReply, ProvisionWantedRequest,
-    ProvisionedRequest, RegisterNodeRequest,
+    ExecutionRequest, ExecutionResult, HeldReply, HeldRequest, Holding, NodePoolsReply, NodePoolsRequest,
+    NodeRegistration, ProvisionFailedReply, ProvisionFailedRequest, ProvisionWantedReply,
+    ProvisionWantedRequest, ProvisionedRequest, RegisterNodeRequest,
 };
 use contract::pools::{PoolOrder, PoolRequest, PoolView, PoolsReply, PutPoolRequest};
 use contract::templates::{
@@ -122,6 +122,10 @@ fn exchange(verb: Verb) -> Exchange {
             "list the versions of a template, page by page",
         )
         .shown(&[examples::ASK_VERSIONS], &[examples::VERSIONS]),
+        Verb::Execute => any_caller::<ExecutionRequest, ExecutionResult>(
+            "run a command in my container; not to be repeated blindly",
+        )
+        .shown(&[examples::EXECUTION, examples::EXECUTION_LEAST], &[examples::EXECUTED, examples::TIMED_OUT]),
         Verb::RegisterNode => node::<RegisterNodeRequest, NodeRegistration>("register the runner of a node")
             .shown(&[examples::REGISTER_NODE], &[examples::NODE_REGISTERED]),
         Verb::NodePools => {

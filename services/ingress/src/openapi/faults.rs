@@ -61,6 +61,8 @@ faults! {
     OfRelease: GATE, RELAY, Verb::Release.own_faults();
     /// For an extension.
     OfExtend: GATE, RELAY, Verb::Extend.own_faults();
+    /// For a command.
+    OfExecute: GATE, RELAY, Verb::Execute.own_faults();
     /// For an operator's list.
     ReadFaults: GATE, RELAY;
     /// For an operator's view of one item.

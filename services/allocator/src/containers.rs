@@ -1,0 +1,192 @@
+//! What allocators ask the node of a leased container: to know its lease, and to run a command in it.
+
+use crate::{Allocator, decode, lookup};
+use contract::nodes::{
+    EXECUTION_SECONDS_DEFAULT, EXECUTION_SECONDS_MAX, ExecuteRequest, ExecutionRequest, ExecutionResult,
+    LeaseReply, LeaseRequest,
+};
+use contract::{Fault, FaultBody, FaultCode, NodeVerb};
+use domain::{Descriptor, Epoch, NodeId, Sandbox, State};
+use ports::bus::{Context, NodeRequests, Reply, Request, RequestError};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Longest time for a node to store a lease, which takes it some milliseconds.
+const LEASE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Time that a node gets beyond that of the command: to start it, to end it and to answer.
+const EXECUTION_SLACK: Duration = Duration::from_secs(5);
+
+/// Where the container of a sandbox is.
+struct Place {
+    node: NodeId,
+    incarnation: String,
+}
+
+// === impl Allocator ===
+
+impl Allocator {
+    /// Makes sure that the node of a leased container knows the lease: it ends it by itself if the fleet cannot.
+    ///
+    /// # Errors
+    /// [`FaultCode::UpstreamUnavailable`] if the node has not stored it; the same request may be repeated.
+    pub(crate) async fn ensure_node_knows(&self, request: &Request, sandbox: &Sandbox) -> Result<(), Fault> {
+        let Some((place, body)) = self.lease_message(sandbox) else { return Ok(()) };
+        let nodes = self.ports.nodes.as_ref();
+        let asked = ask(nodes, &place.node, NodeVerb::Lease, &request.context, &body, LEASE_TIMEOUT);
+        let LeaseReply { lease } = asked.await?;
+        if (lease.epoch, lease.ends_at) >= (body.lease.epoch, body.lease.ends_at) {
+            return Ok(());
+        }
+        tracing::error!(
+            sandbox.id = sandbox.id.as_str(),
+            "{} has stored another lease of {}",
+            place.node,
+            sandbox.id
+        );
+        Err(Fault::new(FaultCode::UpstreamUnavailable, "the node of the sandbox did not store the lease"))
+    }
+
+    /// Tells the node of a container that was just leased its lease. It does not delay the reply: the node asks for what
+    /// it does not learn here.
+    pub(crate) fn tell_node(&self, request: &Request, sandbox: &Sandbox) {
+        let Some((place, body)) = self.lease_message(sandbox) else { return };
+        let (nodes, context) = (Arc::clone(&self.ports.nodes), request.context.clone());
+        self.announcing.spawn(async move {
+            let verb = NodeVerb::Lease;
+            let told: Result<LeaseReply, Fault> =
+                ask(nodes.as_ref(), &place.node, verb, &context, &body, LEASE_TIMEOUT).await;
+            if let Err(fault) = told {
+                let (id, node, reason) = (&body.sandbox_id, &place.node, &fault.message);
+                tracing::debug!(sandbox.id = id, "{node} was not told the lease of {id}: {reason}");
+            }
+        });
+    }
+
+    /// Runs a command in the caller's container and waits for its end.
+    pub(crate) async fn execute(&self, request: &Request) -> Result<ExecutionResult, Fault> {
+        let ExecutionRequest {
+            sandbox_id,
+            owner,
+            lease_epoch,
+            command,
+            env,
+            cwd,
+            stdin,
+            timeout_seconds,
+            by: _,
+        } = decode(&request.body)?;
+        let (id, owner) = lookup::parse_target(request, &sandbox_id, &owner)?;
+        let timeout_seconds = timeout_seconds.unwrap_or(EXECUTION_SECONDS_DEFAULT);
+        if !(1..=EXECUTION_SECONDS_MAX).contains(&timeout_seconds) {
+            let problem = format!("must be from 1 to {EXECUTION_SECONDS_MAX}");
+            return Err(Fault::invalid("timeout_seconds", problem));
+        }
+        let sandbox = self.sandbox_of(request, id.as_str()).await?;
+        if !sandbox.belongs_to(&owner) {
+            return Err(Fault::new(FaultCode::NotSandboxOwner, "this sandbox is not allocated to you"));
+        }
+        let place = self.usable(&sandbox, lease_epoch.map(Epoch::new))?;
+        let Place { node, incarnation } = place;
+        let body = ExecuteRequest { sandbox_id, incarnation, command, env, cwd, stdin, timeout_seconds };
+        let timeout = Duration::from_secs(timeout_seconds) + EXECUTION_SLACK;
+        let left = request.context.remaining(self.ports.clock.as_ref());
+        let timeout = left.map_or(timeout, |left| left.min(timeout));
+        // The node has as much time as the caller.
+        let deadline_ms = self.ports.clock.now_ms().saturating_add(millis(timeout));
+        let context = Context { deadline_ms: Some(deadline_ms), ..request.context.clone() };
+        ask(self.ports.nodes.as_ref(), &node, NodeVerb::Execute, &context, &body, timeout).await
+    }
+
+    /// Where a container is that its holder may use now.
+    fn usable(&self, sandbox: &Sandbox, epoch: Option<Epoch>) -> Result<Place, Fault> {
+        let refused = |why: &str| Err(Fault::new(FaultCode::InvalidState, why));
+        let lease = match &sandbox.state {
+            State::Allocated(lease) => lease,
+            State::Provisioning(_) => return refused("this sandbox is still being created"),
+            State::ProvisionFailed(_) => return refused("this sandbox could not be created; release it"),
+            _ => return refused("this sandbox has been released"),
+        };
+        if epoch.is_some_and(|epoch| epoch != lease.epoch) {
+            return Err(lookup::other_lease());
+        }
+        let grace = self.ports.pools.current().leases_of(&sandbox.pool).grace;
+        if lease.is_over(self.ports.clock.now(), grace) {
+            return Err(Fault::new(
+                FaultCode::AllocationExpired,
+                "the lease has expired; claim a new sandbox",
+            ));
+        }
+        match place_of(sandbox) {
+            Some(place) => Ok(place),
+            None => refused("commands run in containers only, and this sandbox is none"),
+        }
+    }
+
+    /// What the node of a leased container has to know; none for any other sandbox.
+    fn lease_message(&self, sandbox: &Sandbox) -> Option<(Place, LeaseRequest)> {
+        let State::Allocated(_) = &sandbox.state else { return None };
+        let (place, lease) = (place_of(sandbox)?, self.lease_for_node(sandbox)?);
+        let (sandbox_id, incarnation) = (sandbox.id.to_string(), place.incarnation.clone());
+        Some((place, LeaseRequest { sandbox_id, incarnation, lease }))
+    }
+}
+
+/// Where the container of a sandbox is; none if it has none.
+fn place_of(sandbox: &Sandbox) -> Option<Place> {
+    Some(Place {
+        node: NodeId::parse(sandbox.descriptor.get(Descriptor::NODE)?).ok()?,
+        incarnation: sandbox.descriptor.get(Descriptor::INCARNATION)?.to_owned(),
+    })
+}
+
+/// The reply of a node, or the fault for the caller.
+async fn ask<R: DeserializeOwned>(
+    nodes: &dyn NodeRequests,
+    node: &NodeId,
+    verb: NodeVerb,
+    context: &Context,
+    body: &(impl Serialize + Sync),
+    timeout: Duration,
+) -> Result<R, Fault> {
+    let unreadable = |_| {
+        tracing::error!(node.id = node.as_str(), "the answer of node {node} cannot be read");
+        Fault::new(FaultCode::InternalError, "the answer of the node cannot be read")
+    };
+    let body = serde_json::to_vec(body).map_err(unreadable)?;
+    let Reply { is_fault, body, outcome: _ } = nodes
+        .request_node(node, verb, context, body.into(), timeout)
+        .await
+        .map_err(|error| no_answer(verb, error))?;
+    if !is_fault {
+        return serde_json::from_slice(&body).map_err(unreadable);
+    }
+    let FaultBody { detail } = serde_json::from_slice(&body).map_err(unreadable)?;
+    Err(Fault { code: detail.code, message: detail.message, retry_after_seconds: detail.retry_after })
+}
+
+fn no_answer(verb: NodeVerb, error: RequestError) -> Fault {
+    match (error, verb) {
+        (RequestError::TimedOut, NodeVerb::Execute) => Fault {
+            retry_after_seconds: None,
+            ..Fault::new(
+                FaultCode::Timeout,
+                "the node did not answer in time; the command may have run, look at what it did",
+            )
+        },
+        (RequestError::NoResponders, _) => {
+            Fault::new(FaultCode::UpstreamUnavailable, "the node of the sandbox is not there right now")
+        }
+        (RequestError::TimedOut | RequestError::Disconnected, _) => {
+            Fault::new(FaultCode::UpstreamUnavailable, "the node of the sandbox does not answer")
+        }
+    }
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,170 @@
+//! Requests to the nodes of leased containers, on ports in memory.
+
+use crate::deletions::tests::{HOUR, NOW, Rig};
+use crate::nodes::tests::{ONE, provisioned, register, rig, wanted};
+use async_trait::async_trait;
+use contract::nodes::{LeaseReply, LeaseRequest};
+use contract::{Fault, FaultCode, NodeVerb, Verb};
+use domain::NodeId;
+use parking_lot::Mutex;
+use ports::bus::{Answer, Handler, Request, ServeNode as _};
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// A node that keeps what it was asked, and answers as set.
+#[derive(Default)]
+struct Node {
+    asked: Mutex<Vec<(NodeVerb, Value)>>,
+    refuses: Mutex<Option<Fault>>,
+    /// The end of the lease that it claims to have stored, if not the one that it was told.
+    stored_end: Mutex<Option<u64>>,
+}
+
+#[async_trait]
+impl Handler<NodeVerb> for Node {
+    async fn handle(&self, request: Request<NodeVerb>) -> Answer {
+        let body: Value = serde_json::from_slice(&request.body).unwrap();
+        self.asked.lock().push((request.verb, body.clone()));
+        let refused = self.refuses.lock().clone();
+        let reply = match request.verb {
+            _ if refused.is_some() => Err(refused.unwrap()),
+            NodeVerb::Lease => {
+                let LeaseRequest { mut lease, .. } = serde_json::from_value(body).unwrap();
+                lease.ends_at = self.stored_end.lock().unwrap_or(lease.ends_at);
+                Ok(serde_json::to_vec(&LeaseReply { lease }).unwrap())
+            }
+            _ => {
+                let result = json!({
+                    "reason": "exited", "exit_code": 0, "signal": null, "stdout": "hello\n", "stderr": "",
+                    "truncated": false, "started_ms": 1, "ended_ms": 3,
+                });
+                Ok(result.to_string().into_bytes())
+            }
+        };
+        Answer { outcome: None, body: reply.map(Into::into) }
+    }
+}
+
+/// A fleet in which `p-1` holds a container on the node `a`, which is served until the token is cancelled.
+async fn leased() -> (Rig, Arc<Node>, CancellationToken) {
+    let rig = rig().await;
+    let (node, stop) = (Arc::new(Node::default()), CancellationToken::new());
+    let (bus, handler, stopped) = (rig.bus.clone(), Arc::clone(&node), stop.clone());
+    tokio::spawn(async move {
+        let id = NodeId::parse("a").unwrap();
+        bus.serve_node(&id, handler, 4, stopped).await.unwrap();
+    });
+    tokio::task::yield_now().await;
+    let generation = register(&rig, "a").await;
+    let sandbox = wanted(&rig, "ctr_1", None).await;
+    provisioned(&rig, generation, &sandbox, ONE).await;
+    let lent = rig.ask(Verb::Allocate, json!({"owner": "p-1", "pool": "shells"})).await.unwrap();
+    assert_eq!(lent["sandbox_id"], "ctr_1");
+    (rig, node, stop)
+}
+
+/// What the announcements of the allocator have sent so far.
+async fn told(rig: &Rig, node: &Node) -> Vec<(NodeVerb, Value)> {
+    rig.allocator.announcing.close();
+    rig.allocator.announcing.wait().await;
+    rig.allocator.announcing.reopen();
+    std::mem::take(&mut node.asked.lock())
+}
+
+fn echo(owner: &str) -> Value {
+    json!({"sandbox_id": "ctr_1", "owner": owner, "command": ["echo", "hello"]})
+}
+
+#[tokio::test]
+async fn node_learns_the_lease_of_a_container_that_was_free() {
+    let (rig, node, _stop) = leased().await;
+    let ends_at = NOW.after(4 * HOUR).get();
+    let lease = json!({"epoch": 1, "ends_at": ends_at, "grace_seconds": 1_800});
+    let body = json!({"sandbox_id": "ctr_1", "incarnation": ONE, "lease": lease});
+    assert_eq!(told(&rig, &node).await, [(NodeVerb::Lease, body)]);
+    rig.ask(Verb::Allocate, json!({"owner": "p-1", "pool": "shells"})).await.unwrap();
+    assert_eq!(told(&rig, &node).await, [], "a repeat changes nothing");
+}
+
+#[tokio::test]
+async fn extension_is_answered_only_when_the_node_has_stored_it() {
+    let (rig, node, stop) = leased().await;
+    told(&rig, &node).await;
+    let extend = json!({"sandbox_id": "ctr_1", "owner": "p-1", "lab_duration_hours": 6});
+    *node.stored_end.lock() = Some(7);
+    let fault = rig.ask(Verb::Extend, extend.clone()).await.unwrap_err();
+    assert_eq!((fault.code, fault.retry_after_seconds.is_some()), (FaultCode::UpstreamUnavailable, true));
+    *node.stored_end.lock() = None;
+    let extended = rig.ask(Verb::Extend, extend.clone()).await.unwrap();
+    let ends_at = NOW.after(6 * HOUR).get();
+    assert_eq!(extended["expires_at"], ends_at);
+    let leases: Vec<_> =
+        told(&rig, &node).await.into_iter().map(|(_, body)| body["lease"]["ends_at"].clone()).collect();
+    assert_eq!(leases, [ends_at, ends_at], "the repeat told it again");
+    stop.cancel();
+    tokio::task::yield_now().await;
+    let fault = rig.ask(Verb::Extend, extend).await.unwrap_err();
+    assert_eq!(fault.code, FaultCode::UpstreamUnavailable);
+    assert!(fault.message.contains("not there right now"), "{}", fault.message);
+}
+
+#[tokio::test]
+async fn command_runs_in_the_containers_of_its_owner_only() {
+    let (rig, node, stop) = leased().await;
+    told(&rig, &node).await;
+    let result = rig.ask(Verb::Execute, echo("p-1")).await.unwrap();
+    assert_eq!((&result["stdout"], &result["exit_code"]), (&json!("hello\n"), &json!(0)));
+    let [(NodeVerb::Execute, asked)] = &told(&rig, &node).await[..] else { panic!("one request") };
+    let wanted = json!({
+        "sandbox_id": "ctr_1", "incarnation": ONE, "command": ["echo", "hello"], "env": {}, "timeout_seconds": 30,
+    });
+    assert_eq!(*asked, wanted);
+    for (body, code) in [
+        (echo("p-2"), FaultCode::NotSandboxOwner),
+        (echo(""), FaultCode::MissingSandboxId),
+        (json!({"sandbox_id": "ctr_9", "owner": "p-1", "command": ["true"]}), FaultCode::NotFound),
+        (
+            json!({"sandbox_id": "ctr_1", "owner": "p-1", "command": ["true"], "lease_epoch": 2}),
+            FaultCode::InvalidState,
+        ),
+        (
+            json!({"sandbox_id": "ctr_1", "owner": "p-1", "command": ["true"], "timeout_seconds": 61}),
+            FaultCode::InvalidRequest,
+        ),
+        (json!({"sandbox_id": "ctr_1", "owner": "p-1"}), FaultCode::InvalidRequest),
+    ] {
+        let fault = rig.ask(Verb::Execute, body.clone()).await.unwrap_err();
+        assert_eq!(fault.code, code, "{body}: {}", fault.message);
+    }
+    assert_eq!(told(&rig, &node).await, [], "none of these reached the node");
+    *node.refuses.lock() = Some(Fault::invalid("command", "must not be empty"));
+    let fault = rig.ask(Verb::Execute, echo("p-1")).await.unwrap_err();
+    assert_eq!(
+        (fault.code, fault.message.as_str()),
+        (FaultCode::InvalidRequest, "command must not be empty")
+    );
+    stop.cancel();
+    tokio::task::yield_now().await;
+    let fault = rig.ask(Verb::Execute, echo("p-1")).await.unwrap_err();
+    assert_eq!(fault.code, FaultCode::UpstreamUnavailable);
+}
+
+#[tokio::test]
+async fn command_needs_a_live_lease_and_a_container() {
+    let (rig, _node, _stop) = leased().await;
+    wanted(&rig, "ctr_2", Some("p-1")).await;
+    rig.add(7, "main").await;
+    rig.ask(Verb::Allocate, json!({"owner": "p-7", "pool": "main"})).await.unwrap();
+    let refused = async |id: &str, owner: &str| {
+        let body = json!({"sandbox_id": id, "owner": owner, "command": ["true"]});
+        rig.ask(Verb::Execute, body).await.unwrap_err()
+    };
+    assert!(refused("ctr_2", "p-1").await.message.contains("still being created"));
+    assert!(refused("7", "p-7").await.message.contains("containers only"));
+    rig.clock.advance(4 * HOUR + HOUR / 2 + Duration::from_secs(1));
+    assert_eq!(refused("ctr_1", "p-1").await.code, FaultCode::AllocationExpired);
+    rig.ask(Verb::Release, json!({"sandbox_id": "ctr_1", "owner": "p-1"})).await.unwrap();
+    assert!(refused("ctr_1", "p-1").await.message.contains("has been released"));
+}
