@@ -233,7 +233,7 @@ async fn other_grace_period_is_an_order_for_one_run() {
 #[tokio::test(start_paused = true)]
 async fn invalid_report_id_is_rejected() {
     let rig = rig();
-    let kinds = "there are reports of sync, expiry, sweep, census, stale, and of nothing else";
+    let kinds = "there are reports of sync, expiry, sweep, census, stale, fill, nodes, and of nothing else";
     for kind in ["console", "Sync", "expire"] {
         let answer = rig.ask("GET", &format!("/v1/admin/reports/{kind}/1"), ADMIN).await;
         answer.assert_fault(FaultCode::NotFound, kinds);

@@ -38,6 +38,7 @@ pub(crate) fn body_of(route: &Route) -> Body {
         (Some(Action::Ask(Verb::PutPool)), _) => "{}",
         (Some(Action::Ask(Verb::PutTemplate)), "PUT") => r#"{"image":"host"}"#,
         (Some(Action::Ask(Verb::PutTemplate)), _) => r#"{"template":"python","settings":{"image":"host"}}"#,
+        (Some(Action::Ask(Verb::Execute)), _) => r#"{"command":["true"]}"#,
         _ => r#"{"reason":"smoke in it"}"#,
     })
 }
@@ -159,7 +160,8 @@ fn tokens_of_former_builds_keep_their_rights() {
 #[test]
 fn every_action_of_callers_has_a_route() {
     let routed: Vec<_> = ROUTES.iter().filter_map(|route| route.action).collect();
-    let without: Vec<_> = Action::all().filter(|action| !routed.contains(action)).collect();
+    let of_callers = Action::all().filter(|action| !action.roles().is_empty());
+    let without: Vec<_> = of_callers.filter(|action| !routed.contains(action)).collect();
     assert_eq!(without, [Action::Ask(Verb::Health)], "which is for readiness");
 }
 

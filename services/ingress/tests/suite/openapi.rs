@@ -45,6 +45,9 @@ fn of_workers(route: &Route) -> &'static [FaultCode] {
         (_, "/v1/sandboxes/{id}/extend") => {
             &[MissingSandboxId, NotFound, NotSandboxOwner, InvalidState, AllocationExpired, Contended]
         }
+        (_, "/v1/sandboxes/{id}/executions") => {
+            &[MissingSandboxId, NotFound, NotSandboxOwner, InvalidState, AllocationExpired]
+        }
         ("GET", "/v1/admin/deletions/{id}" | "/v1/admin/sandboxes/{id}") => &[NotFound],
         (_, "/v1/admin/bulk-delete") => &[InvalidState],
         ("GET", "/v1/pools/{name}") => &[NotFound],
