@@ -65,6 +65,7 @@ pub(crate) fn reconciler(
         pools: PoolWatch::new(Pools::parse("main").unwrap(), leases),
         deletions: Arc::new(bus.clone()),
         provisions: Arc::new(bus.clone()),
+        nodes: Arc::new(bus.clone()),
         random: Arc::new(Rng::seeded(9)),
         upkeep: Arc::new(bus.clone()),
         switch: Arc::new(bus.clone()),

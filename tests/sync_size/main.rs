@@ -100,6 +100,7 @@ fn reconciler(store: Arc<dyn Store>, provider: Arc<Endless>) -> Reconciler {
         pools: PoolWatch::new(Pools::parse("main").unwrap(), leases),
         deletions: Arc::new(bus.clone()),
         provisions: Arc::new(bus.clone()),
+        nodes: Arc::new(bus.clone()),
         random: Arc::new(Rng::seeded(9)),
         upkeep: Arc::new(bus.clone()),
         switch: Arc::new(bus.clone()),

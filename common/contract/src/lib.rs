@@ -59,8 +59,8 @@ pub use queue::{
     DeletionEntry, DeletionPlace, DeletionTotals, DeletionsReply, DeletionsRequest, PreCleanView,
 };
 pub use reports::{
-    CensusReport, ExpiryReport, FillReport, ProviderSync, Report, RunReport, RunStatus, StaleReport,
-    SweepReport, SyncReport,
+    CensusReport, ExpiryReport, FillReport, NodesReport, ProviderSync, Report, RunReport, RunStatus,
+    StaleReport, SweepReport, SyncReport,
 };
 pub use sandboxes::{
     AllocateRequest, Allocation, HealthReply, Outcome, PoolStats, ReleaseReply, ReleaseRequest,

@@ -11,6 +11,8 @@ use utoipa::ToSchema;
 
 /// Most containers of one request `held`.
 pub const HELD_MAX: usize = 100;
+/// Most containers of one request `inventory`.
+pub const INVENTORY_MAX: usize = 500;
 /// Longest time of an execution whose caller waits, in seconds.
 pub const EXECUTION_SECONDS_MAX: u64 = 60;
 /// Time of an execution whose caller sets none, in seconds.
@@ -28,6 +30,8 @@ pub enum NodeVerb {
     Lease,
     /// Run a command in a sandbox and wait for its end.
     Execute,
+    /// Say whether the node is there, and which of these containers it does not have.
+    Inventory,
 }
 
 /// Registers the runner of a node that starts, or that was taken for lost: `register-node`.
@@ -188,7 +192,7 @@ pub struct HeldRequest {
 }
 
 /// A container of a node.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct HeldContainer {
     /// The sandbox.
@@ -269,6 +273,23 @@ pub struct LeaseRequest {
 pub struct LeaseReply {
     /// The lease that the node has stored.
     pub lease: NodeLease,
+}
+
+/// Asks a node whether it is there, and which of these containers it does not have: `inventory`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct InventoryRequest {
+    /// At most 500 containers that records name on this node.
+    pub containers: Vec<HeldContainer>,
+}
+
+/// The reply of a node to `inventory`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct InventoryReply {
+    /// The generation of its runner.
+    pub generation: u64,
+    /// Containers that it does not have, or that cannot run any more.
+    pub missing: Vec<HeldContainer>,
 }
 
 /// Asks a node to run a command: `execute`.

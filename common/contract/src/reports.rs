@@ -46,6 +46,8 @@ pub enum Report {
     Stale(StaleReport),
     /// A fill of the pools whose sandboxes are created.
     Fill(FillReport),
+    /// A look at the nodes.
+    Nodes(NodesReport),
 }
 
 /// A report with what identifies its run.
@@ -273,6 +275,32 @@ pub struct FillReport {
     pub unreadable: u64,
 }
 
+/// What a look at the nodes found.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct NodesReport {
+    /// `completed`, or `failed` when the store or the queue failed half-way; the next run goes on.
+    pub status: RunStatus,
+    /// Nodes that answered.
+    pub present: u64,
+    /// For how many seconds nodes have not answered, by name. One that is declared lost is left out.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub silent: BTreeMap<String, u64>,
+    /// Nodes that were declared lost by this run.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lost: Vec<String>,
+    /// Free sandboxes that were given up, because their node is lost or does not have their container any more.
+    pub retired: u64,
+    /// Leased sandboxes whose node is lost or does not have their container any more; they stay until their leases end.
+    pub leased_missing: u64,
+    /// Found changed meanwhile; the next run looks again.
+    pub raced: u64,
+    /// Deletions that could not be announced; the sweep will.
+    pub unannounced: u64,
+    /// Items of the table that this build cannot read, each logged.
+    #[serde(default)]
+    pub unreadable: u64,
+}
+
 // === impl RunStatus ===
 
 impl RunStatus {
@@ -317,6 +345,7 @@ impl Report {
             Self::Census(run) => run.status,
             Self::Stale(run) => run.status,
             Self::Fill(run) => run.status,
+            Self::Nodes(run) => run.status,
         }
     }
 
@@ -326,7 +355,7 @@ impl Report {
         match self {
             Self::Sync(run) => run.reason.as_deref(),
             Self::Stale(run) => run.reason.as_deref(),
-            Self::Expiry(_) | Self::Sweep(_) | Self::Census(_) | Self::Fill(_) => None,
+            Self::Expiry(_) | Self::Sweep(_) | Self::Census(_) | Self::Fill(_) | Self::Nodes(_) => None,
         }
     }
 }

@@ -68,6 +68,8 @@ impl TickKind {
     pub const STALE: Self = Self::new("stale");
     /// Keep the wanted number of free sandboxes in pools whose sandboxes are created.
     pub const FILL: Self = Self::new("fill");
+    /// Find out which nodes are there, and what they have.
+    pub const NODES: Self = Self::new("nodes");
 
     /// The kind of this name, which is one token of a subject.
     #[must_use]

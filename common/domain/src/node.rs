@@ -23,4 +23,6 @@ pub struct Node {
     pub version: String,
     /// When it was registered last.
     pub registered_at: UnixSeconds,
+    /// When it was declared lost, which also raised the generation; none since it was registered again.
+    pub lost_at: Option<UnixSeconds>,
 }

@@ -20,6 +20,7 @@ const ENGINE: &str = "engine";
 const ISOLATION: &str = "isolation";
 const BROKER: &str = "broker";
 const REGISTERED_AT: &str = "registered_at";
+const LOST_AT: &str = "lost_at";
 
 #[async_trait]
 impl NodeItems for DynamoStore {
@@ -29,7 +30,7 @@ impl NodeItems for DynamoStore {
     }
 
     async fn write_node(&self, seen: Option<u64>, next: &Node) -> Result<bool, StoreError> {
-        let Node { id, generation, engine, isolation, version, registered_at } = next;
+        let Node { id, generation, engine, isolation, version, registered_at, lost_at } = next;
         let change = match seen {
             Some(generation) => Update::default().only_if(VERSION, number(generation)),
             None => Update::default().only_if_absent(VERSION),
@@ -43,6 +44,10 @@ impl NodeItems for DynamoStore {
             .set(REGISTERED_AT, seconds(*registered_at))
             .set(STATE_SHARD, text(NODE_PREFIX))
             .set(STATE_SORT, text(id.as_str()));
+        let change = match lost_at {
+            Some(at) => change.set(LOST_AT, seconds(*at)),
+            None => change.remove(LOST_AT),
+        };
         let request = self.client.update_item().table_name(&self.table).set_key(Some(key(id)));
         let Err(error) = change.apply(request).send().await else { return Ok(true) };
         match error.as_service_error() {
@@ -85,5 +90,6 @@ fn decode(item: &Item) -> Result<Node, StoreError> {
         isolation: fields.text(ISOLATION)?.parse::<Isolation>().map_err(unknown)?,
         version: fields.text(BROKER)?.to_owned(),
         registered_at: fields.seconds(REGISTERED_AT)?,
+        lost_at: fields.has(LOST_AT).then(|| fields.seconds(LOST_AT)).transpose()?,
     })
 }

@@ -48,6 +48,7 @@ impl Allocator {
                 isolation,
                 version: version.clone(),
                 registered_at: self.ports.clock.now(),
+                lost_at: None,
             };
             if store.write_node(seen, &next).await.map_err(|error| store_fault(request, &error))? {
                 tracing::info!(

@@ -10,8 +10,8 @@ use domain::ProviderName;
 use dynamodb::DynamoStore;
 use nats::{Maintenance, NatsBus};
 use ports::bus::{
-    CensusStore, DeletionControl, Deletions, Discovery, EventFeed, EventLog, ProviderThrottle, Provisions,
-    Requests, ServiceInfo, SwitchCache, TickTurns, Ticks, Upkeep,
+    CensusStore, DeletionControl, Deletions, Discovery, EventFeed, EventLog, NodeRequests, ProviderThrottle,
+    Provisions, Requests, ServiceInfo, SwitchCache, TickTurns, Ticks, Upkeep,
 };
 use ports::clock::Clock;
 use ports::provider::{Provider, Providers};
@@ -370,6 +370,7 @@ impl Fleet {
             pools: self.pools()?,
             deletions: Arc::clone(&bus) as Arc<dyn Deletions>,
             provisions: Arc::clone(&bus) as Arc<dyn Provisions>,
+            nodes: Arc::clone(&bus) as Arc<dyn NodeRequests>,
             random: Arc::clone(&self.shared.random),
             upkeep: Arc::clone(&bus) as Arc<dyn Upkeep>,
             switch: Arc::clone(&bus) as Arc<dyn SwitchCache>,

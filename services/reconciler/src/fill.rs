@@ -28,6 +28,19 @@ const UNTAKEN_AFTER: Duration = Duration::from_secs(30);
 /// Most sandboxes that one run gives up in one pool, so that a run stays short.
 const RETIRED_MAX: usize = 100;
 
+/// What became of a sandbox that should be given up.
+pub(crate) enum GivenUp {
+    /// It will be deleted.
+    Done {
+        /// Whether the deletion has a message; if not, the sweep announces it.
+        is_announced: bool,
+    },
+    /// It has changed since it was read.
+    Raced,
+    /// Its record cannot be read by this build.
+    Unreadable,
+}
+
 // === impl Reconciler ===
 
 impl Reconciler {
@@ -172,21 +185,37 @@ impl Reconciler {
         report: &mut FillReport,
         skipped: &mut Skipped,
     ) -> Result<(), StoreError> {
-        let write = self.ports.store.retire(sandbox, self.ports.clock.now()).await;
-        let Some(write) = skipped.unless_unreadable(write)? else { return Ok(()) };
-        let Write::Done(retired) = write else {
-            report.raced += 1;
-            return Ok(());
-        };
-        report.retired += 1;
-        self.demand.forget(&retired);
-        self.ports.recorder.note(&retired, None);
-        let Some(work) = DeletionWork::of(&retired) else { return Ok(()) };
-        if let Err(error) = self.ports.deletions.announce(&work).await {
-            report.unannounced += 1;
-            tracing::warn!(sandbox.id = work.sandbox_id, error = %Chain(&error), "not announced yet");
+        match self.give_up_free(sandbox, skipped).await? {
+            GivenUp::Done { is_announced } => {
+                report.retired += 1;
+                report.unannounced += u64::from(!is_announced);
+            }
+            GivenUp::Raced => report.raced += 1,
+            GivenUp::Unreadable => {}
         }
         Ok(())
+    }
+
+    /// Has a sandbox deleted that no owner ever held, if it is still as it was read.
+    pub(crate) async fn give_up_free(
+        &self,
+        sandbox: &Sandbox,
+        skipped: &mut Skipped,
+    ) -> Result<GivenUp, StoreError> {
+        let write = self.ports.store.retire(sandbox, self.ports.clock.now()).await;
+        let retired = match skipped.unless_unreadable(write)? {
+            Some(Write::Done(retired)) => retired,
+            Some(Write::Lost(_)) => return Ok(GivenUp::Raced),
+            None => return Ok(GivenUp::Unreadable),
+        };
+        self.demand.forget(&retired);
+        self.ports.recorder.note(&retired, None);
+        let Some(work) = DeletionWork::of(&retired) else { return Ok(GivenUp::Done { is_announced: true }) };
+        let announced = self.ports.deletions.announce(&work).await;
+        if let Err(error) = &announced {
+            tracing::warn!(sandbox.id = work.sandbox_id, error = %Chain(error), "not announced yet");
+        }
+        Ok(GivenUp::Done { is_announced: announced.is_ok() })
     }
 }
 
@@ -203,4 +232,4 @@ fn creation_time(sandbox: &Sandbox) -> Option<Duration> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -26,6 +26,7 @@ mod fill;
 mod identity;
 mod listing;
 mod metrics;
+mod nodes;
 mod periods;
 mod plan;
 mod repeats;
@@ -38,7 +39,8 @@ use async_trait::async_trait;
 use contract::{Report, TickKind, TickOrder};
 use domain::{PoolKind, ProviderName};
 use ports::bus::{
-    BusError, CensusStore, Deletions, Provisions, Runner, SwitchCache, TickQueue, TickTurns, Ticks, Upkeep,
+    BusError, CensusStore, Deletions, NodeRequests, Provisions, Runner, SwitchCache, TickQueue, TickTurns,
+    Ticks, Upkeep,
 };
 use ports::clock::Clock;
 use ports::provider::Providers;
@@ -92,6 +94,8 @@ pub struct Ports {
     pub deletions: Arc<dyn Deletions>,
     /// Accepts work that creates sandboxes.
     pub provisions: Arc<dyn Provisions>,
+    /// Reaches the runners of nodes.
+    pub nodes: Arc<dyn NodeRequests>,
     /// Ids of sandboxes that are to be created.
     pub random: Arc<dyn Random>,
     /// Repairs the queue and the parked messages.
@@ -118,6 +122,7 @@ pub struct Reconciler {
     identities: census::IdentitiesChecked,
     unpublished: stale::Unpublished,
     demand: fill::Demand,
+    silence: nodes::Silence,
     /// The last known turn of each listing, and since when it is known on the monotonic clock.
     listings: parking_lot::Mutex<BTreeMap<ProviderName, (u64, Duration)>>,
     /// Held by a census, because a sync takes one as well.
@@ -190,6 +195,7 @@ impl Reconciler {
             identities,
             unpublished: stale::Unpublished::default(),
             demand: fill::Demand::default(),
+            silence: nodes::Silence::default(),
             listings: parking_lot::Mutex::default(),
             counting: tokio::sync::Mutex::default(),
         }

@@ -1,7 +1,7 @@
 //! The metrics of a reconciler: every name, help text, label and bucket.
 
 use contract::RunStatus;
-use contract::{Census, FillReport, PoolStats, Report, TickKind, WorkerRole};
+use contract::{Census, FillReport, NodesReport, PoolStats, Report, TickKind, WorkerRole};
 use domain::{StateName, UnixSeconds};
 use parking_lot::Mutex;
 use ports::bus::{ServiceInfo, WorkCounts};
@@ -186,6 +186,7 @@ impl Metrics {
                 ];
                 return self.count(kind, report.status, counts);
             }
+            Report::Nodes(report) => return self.count(kind, report.status, &counts_of_nodes(report)),
             Report::Fill(report) => return self.count(kind, report.status, &counts_of_fill(report)),
             Report::Stale(report) => (
                 report.status,
@@ -207,6 +208,15 @@ const fn counts_of_fill(report: &FillReport) -> [(&'static str, u64); 6] {
     [
         ("created", report.created),
         ("reannounced", report.reannounced),
+        ("retired", report.retired),
+        ("raced", report.raced),
+        ("unannounced", report.unannounced),
+        ("unreadable", report.unreadable),
+    ]
+}
+
+const fn counts_of_nodes(report: &NodesReport) -> [(&'static str, u64); 4] {
+    [
         ("retired", report.retired),
         ("raced", report.raced),
         ("unannounced", report.unannounced),

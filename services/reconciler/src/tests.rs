@@ -100,6 +100,7 @@ impl Rig {
             pools: PoolWatch::new(Pools::parse("dns=dns-,main").unwrap(), LEASES),
             deletions: Arc::new(bus.clone()),
             provisions: Arc::new(bus.clone()),
+            nodes: Arc::new(bus.clone()),
             random: Arc::new(Rng::seeded(9)),
             upkeep: Arc::new(bus.clone()),
             switch: Arc::new(bus.clone()),
@@ -293,7 +294,8 @@ async fn tick_starts_its_run_and_publishes_the_report() {
             | (Report::Sweep(_), TickKind::SWEEP)
             | (Report::Census(_), TickKind::CENSUS)
             | (Report::Stale(_), TickKind::STALE)
-            | (Report::Fill(_), TickKind::FILL) => assert_eq!(report.status(), RunStatus::Completed),
+            | (Report::Fill(_), TickKind::FILL)
+            | (Report::Nodes(_), TickKind::NODES) => assert_eq!(report.status(), RunStatus::Completed),
             other => panic!("{other:?}"),
         }
         assert_eq!(bus.last_report(kind).await.unwrap().unwrap().report, report);

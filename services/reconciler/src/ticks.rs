@@ -12,7 +12,7 @@ pub(crate) struct Tick {
 }
 
 /// Every kind. With the default offsets, no two are due in the same second after the first turns.
-pub(crate) static TICKS: [Tick; 6] = [
+pub(crate) static TICKS: [Tick; 7] = [
     Tick {
         definition: TickDefinition {
             kind: TickKind::SYNC,
@@ -108,6 +108,22 @@ pub(crate) static TICKS: [Tick; 6] = [
             },
         },
         run: |reconciler, _| Box::pin(async { Report::Fill(reconciler.fill().await) }),
+    },
+    Tick {
+        definition: TickDefinition {
+            kind: TickKind::NODES,
+            description: "finds out which nodes are there and what they have",
+            read: |settings| Rhythm {
+                period: read_period(
+                    settings,
+                    "NODES_INTERVAL_SECONDS",
+                    2,
+                    "period of the look at the nodes; one that does not answer for 30 s is lost",
+                ),
+                offset: read_offset(settings, "NODES_OFFSET_SECONDS", 1),
+            },
+        },
+        run: |reconciler, _| Box::pin(async { Report::Nodes(reconciler.look_at_nodes().await) }),
     },
 ];
 

@@ -14,7 +14,7 @@ use testkit::bus::{Call, Loss};
 
 const POOL: &str = "shells";
 
-fn pool() -> PoolName {
+pub(crate) fn pool() -> PoolName {
     PoolName::parse(POOL).unwrap()
 }
 
@@ -49,7 +49,7 @@ async fn set_pool(rig: &Rig, change: impl FnOnce(&mut PoolSpec)) {
 }
 
 /// A fleet with a pool that wants so many free sandboxes.
-async fn rig(min: u32, max: u32) -> Rig {
+pub(crate) async fn rig(min: u32, max: u32) -> Rig {
     let rig = Rig::new();
     write_template(&rig).await;
     set_pool(&rig, |spec| spec.warm = Some(WarmSizes { min, max })).await;
@@ -66,7 +66,7 @@ async fn run(rig: &Rig) -> FillReport {
     }
 }
 
-async fn all(rig: &Rig, state: StateName) -> Vec<Sandbox> {
+pub(crate) async fn all(rig: &Rig, state: StateName) -> Vec<Sandbox> {
     let mut found = Vec::new();
     for shard in 0..rig.store.shards().await.unwrap() {
         let query = StateQuery { pool: pool(), state, shard, range: SortRange::All };

@@ -1,0 +1,211 @@
+//! Nodes (protocol rule P8): finds out which are there, declares lost what does not answer for long, and gives up the free
+//! sandboxes of a lost node, and those whose container a node does not have any more.
+//!
+//! Every node is asked, so silence is measured by this process: it means nothing while this process has no connection.
+
+use crate::Reconciler;
+use crate::fill::GivenUp;
+use crate::listing::Skipped;
+use contract::nodes::{HeldContainer, INVENTORY_MAX, InventoryReply, InventoryRequest};
+use contract::{NodeVerb, NodesReport, RunStatus};
+use domain::{Descriptor, Node, NodeId, Sandbox, StateName};
+use futures_util::future::join_all;
+use ports::bus::{Context, RequestError};
+use ports::store::StoreError;
+use runtime::telemetry::Chain;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+mod silence;
+
+pub(crate) use silence::Silence;
+use silence::Verdict;
+
+/// How long a node may take to answer; it needs some milliseconds.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+/// Nodes on a page.
+const NODES_PAGE: u16 = 100;
+/// How often a node is asked about its containers: this takes a walk over all of them.
+const INVENTORY_PERIOD: Duration = Duration::from_secs(30);
+
+/// The containers that records name, by node.
+type Named = BTreeMap<NodeId, Vec<Sandbox>>;
+
+// === impl Reconciler ===
+
+impl Reconciler {
+    pub(crate) async fn look_at_nodes(&self) -> NodesReport {
+        let mut report = NodesReport::default();
+        let mut skipped = Skipped::default();
+        let ended = self.try_look(&mut report, &mut skipped).await;
+        report.unreadable = skipped.count();
+        if let Err(error) = &ended {
+            tracing::error!(error = %Chain(error), "the look at the nodes did not complete");
+        }
+        report.status = if ended.is_ok() { RunStatus::Completed } else { RunStatus::Failed };
+        report
+    }
+
+    async fn try_look(&self, report: &mut NodesReport, skipped: &mut Skipped) -> Result<(), StoreError> {
+        let nodes = self.every_node().await?;
+        let live: Vec<_> = nodes.iter().filter(|node| node.lost_at.is_none()).collect();
+        let asked = live.iter().map(|node| self.ask_inventory(&node.id, Vec::new()));
+        let answers = join_all(asked).await;
+        let is_connected =
+            !answers.iter().any(|answer| matches!(answer, Err(Some(RequestError::Disconnected))));
+        let present = live.iter().zip(&answers).map(|(node, answer)| (node.id.clone(), answer.is_ok()));
+        let now = self.ports.clock.monotonic();
+        let verdicts = self.silence.note(present.collect(), is_connected, now);
+        let (mut lost, mut is_new) = (BTreeSet::new(), false);
+        lost.extend(nodes.iter().filter(|node| node.lost_at.is_some()).map(|node| node.id.clone()));
+        for node in live {
+            match verdicts.get(&node.id) {
+                Some(Verdict::Present) => report.present += 1,
+                Some(Verdict::Silent(span)) => _ = report.silent.insert(node.id.to_string(), span.as_secs()),
+                Some(Verdict::Lost) if self.declare_lost(node).await? => {
+                    report.lost.push(node.id.to_string());
+                    is_new |= lost.insert(node.id.clone());
+                }
+                _ => report.raced += 1,
+            }
+        }
+        if is_new || self.silence.is_inventory_due(now, INVENTORY_PERIOD) {
+            self.take_inventory(&lost, report, skipped).await?;
+        }
+        Ok(())
+    }
+
+    async fn every_node(&self) -> Result<Vec<Node>, StoreError> {
+        let (mut nodes, mut after) = (Vec::new(), None);
+        loop {
+            let page = self.ports.store.nodes(after.as_ref(), NODES_PAGE).await?;
+            nodes.extend(page.entries);
+            after = page.next;
+            if after.is_none() {
+                return Ok(nodes);
+            }
+        }
+    }
+
+    /// Marks a node as lost, which also raises its generation, so that its reports are refused until it registers again;
+    /// false if it has registered meanwhile.
+    async fn declare_lost(&self, node: &Node) -> Result<bool, StoreError> {
+        let lost = Node {
+            generation: node.generation.saturating_add(1),
+            lost_at: Some(self.ports.clock.now()),
+            ..node.clone()
+        };
+        let is_lost = self.ports.store.write_node(Some(node.generation), &lost).await?;
+        if is_lost {
+            tracing::error!(node.id = node.id.as_str(), "node {} does not answer and is lost", node.id);
+        }
+        Ok(is_lost)
+    }
+
+    /// Compares the containers that records name with those that their nodes have.
+    async fn take_inventory(
+        &self,
+        lost: &BTreeSet<NodeId>,
+        report: &mut NodesReport,
+        skipped: &mut Skipped,
+    ) -> Result<(), StoreError> {
+        for (node, sandboxes) in self.named_containers(skipped).await? {
+            for part in sandboxes.chunks(INVENTORY_MAX) {
+                let missing = if lost.contains(&node) {
+                    part.iter().filter_map(container_of).collect()
+                } else {
+                    let named = part.iter().filter_map(container_of).collect();
+                    let Ok(reply) = self.ask_inventory(&node, named).await else { break };
+                    reply.missing.into_iter().collect()
+                };
+                self.give_up(&node, part, &missing, report, skipped).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Every sandbox whose record names a container.
+    async fn named_containers(&self, skipped: &mut Skipped) -> Result<Named, StoreError> {
+        let pools = self.ports.pools.current();
+        let mut named = Named::new();
+        for spec in pools.specs().iter().filter(|spec| pools.is_created(&spec.name)) {
+            let states = [StateName::Available, StateName::Allocated];
+            let mut walk = self.walk_pool(&spec.name, &states).await?;
+            while let Some(batch) = walk.next(skipped).await? {
+                for sandbox in batch {
+                    let node = sandbox.descriptor.get(Descriptor::NODE).map(NodeId::parse);
+                    if let Some(Ok(node)) = node {
+                        named.entry(node).or_default().push(sandbox);
+                    }
+                }
+            }
+        }
+        Ok(named)
+    }
+
+    /// Gives up the free ones among the missing. The leases of the others run to their ends.
+    async fn give_up(
+        &self,
+        node: &NodeId,
+        sandboxes: &[Sandbox],
+        missing: &BTreeSet<HeldContainer>,
+        report: &mut NodesReport,
+        skipped: &mut Skipped,
+    ) -> Result<(), StoreError> {
+        let is_missing =
+            |sandbox: &&Sandbox| container_of(sandbox).is_some_and(|container| missing.contains(&container));
+        for sandbox in sandboxes.iter().filter(is_missing) {
+            if sandbox.lease().is_some() {
+                report.leased_missing += 1;
+                continue;
+            }
+            match self.give_up_free(sandbox, skipped).await? {
+                GivenUp::Done { is_announced } => {
+                    report.retired += 1;
+                    report.unannounced += u64::from(!is_announced);
+                    tracing::warn!(
+                        sandbox.id = sandbox.id.as_str(),
+                        node.id = node.as_str(),
+                        "{} is given up: node {node} is lost, or does not have it",
+                        sandbox.id,
+                    );
+                }
+                GivenUp::Raced => report.raced += 1,
+                GivenUp::Unreadable => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// What a node says; the error is none if its answer cannot be used.
+    async fn ask_inventory(
+        &self,
+        node: &NodeId,
+        containers: Vec<HeldContainer>,
+    ) -> Result<InventoryReply, Option<RequestError>> {
+        let clock = self.ports.clock.as_ref();
+        let timeout_ms = u64::try_from(ANSWER_TIMEOUT.as_millis()).unwrap_or(u64::MAX);
+        let context = Context {
+            request_id: self.ports.random.fresh_id(),
+            deadline_ms: Some(clock.now_ms().saturating_add(timeout_ms)),
+            traceparent: None,
+            idempotency_key: None,
+            attempt: None,
+            principal: contract::Principal::default(),
+        };
+        let body = serde_json::to_vec(&InventoryRequest { containers }).map_err(|_| None)?;
+        let asked =
+            self.ports.nodes.request_node(node, NodeVerb::Inventory, &context, body.into(), ANSWER_TIMEOUT);
+        let reply = asked.await.map_err(Some)?;
+        if reply.is_fault { Err(None) } else { serde_json::from_slice(&reply.body).map_err(|_| None) }
+    }
+}
+
+/// The container that a record names.
+fn container_of(sandbox: &Sandbox) -> Option<HeldContainer> {
+    let incarnation = sandbox.descriptor.get(Descriptor::INCARNATION)?.to_owned();
+    Some(HeldContainer { sandbox_id: sandbox.id.to_string(), incarnation })
+}
+
+#[cfg(test)]
+mod tests;

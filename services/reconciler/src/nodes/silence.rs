@@ -1,0 +1,134 @@
+//! How long nodes have not answered this process, and when they count as lost.
+
+use domain::NodeId;
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Silence after which a node is lost.
+const LOST_AFTER: Duration = Duration::from_secs(30);
+/// The same if more than one node, and more than a third of all, are silent at once: then the cause is more likely between
+/// them and this process.
+const MANY_LOST_AFTER: Duration = Duration::from_secs(5 * 60);
+
+/// What this process knows of the nodes.
+#[derive(Debug, Default)]
+pub(crate) struct Silence(Mutex<Known>);
+
+#[derive(Debug, Default)]
+struct Known {
+    /// When each silent node was first found silent, on the monotonic clock of this process.
+    silent_since: BTreeMap<NodeId, Duration>,
+    inventory_at: Option<Duration>,
+}
+
+/// What a node is now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// It answers.
+    Present,
+    /// It has not answered for that long.
+    Silent(Duration),
+    /// It has not answered for so long that it is lost.
+    Lost,
+}
+
+// === impl Silence ===
+
+impl Silence {
+    /// Notes which nodes have answered.
+    pub(super) fn note(
+        &self,
+        nodes: BTreeMap<NodeId, bool>,
+        is_connected: bool,
+        now: Duration,
+    ) -> BTreeMap<NodeId, Verdict> {
+        let mut known = self.0.lock();
+        if !is_connected {
+            // Nothing is known about any node, and all silence is counted anew.
+            known.silent_since.clear();
+        }
+        known.silent_since.retain(|node, _| nodes.get(node) == Some(&false));
+        for (node, _) in nodes.iter().filter(|(_, has_answered)| !**has_answered) {
+            known.silent_since.entry(node.clone()).or_insert(now);
+        }
+        let silent = known.silent_since.len();
+        let are_many = silent > 1 && silent * 3 > nodes.len();
+        let lost_after = if are_many { MANY_LOST_AFTER } else { LOST_AFTER };
+        let verdict = |node: &NodeId| match known.silent_since.get(node) {
+            None => Verdict::Present,
+            Some(since) if now.saturating_sub(*since) >= lost_after => Verdict::Lost,
+            Some(since) => Verdict::Silent(now.saturating_sub(*since)),
+        };
+        nodes.keys().map(|node| (node.clone(), verdict(node))).collect()
+    }
+
+    /// Whether `period` has passed since the last inventory, which is taken now.
+    pub(super) fn is_inventory_due(&self, now: Duration, period: Duration) -> bool {
+        let mut known = self.0.lock();
+        let is_due = known.inventory_at.is_none_or(|at| now.saturating_sub(at) >= period);
+        if is_due {
+            known.inventory_at = Some(now);
+        }
+        is_due
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn look(silence: &Silence, seconds: u64, nodes: &[(&str, bool)]) -> Vec<Verdict> {
+        let nodes = nodes.iter().map(|(name, answers)| (NodeId::parse(name).unwrap(), *answers));
+        silence.note(nodes.collect(), true, Duration::from_secs(seconds)).into_values().collect()
+    }
+
+    #[test]
+    fn node_is_lost_after_half_a_minute_of_silence() {
+        let silence = Silence::default();
+        let span = Duration::from_secs;
+        let nodes = |answers| [("a", answers), ("b", true), ("c", true), ("d", true)];
+        assert_eq!(look(&silence, 100, &nodes(false))[0], Verdict::Silent(span(0)));
+        assert_eq!(look(&silence, 129, &nodes(false))[0], Verdict::Silent(span(29)));
+        assert_eq!(
+            look(&silence, 130, &nodes(false)),
+            [Verdict::Lost, Verdict::Present, Verdict::Present, Verdict::Present]
+        );
+        assert_eq!(look(&silence, 131, &nodes(true))[0], Verdict::Present);
+        assert_eq!(look(&silence, 132, &nodes(false))[0], Verdict::Silent(span(0)), "it begins anew");
+    }
+
+    #[test]
+    fn only_node_of_a_fleet_is_lost_as_well() {
+        let silence = Silence::default();
+        look(&silence, 0, &[("a", false)]);
+        assert_eq!(look(&silence, 30, &[("a", false)]), [Verdict::Lost]);
+    }
+
+    #[test]
+    fn many_silent_nodes_are_lost_only_after_minutes() {
+        let silence = Silence::default();
+        let nodes = [("a", false), ("b", false), ("c", true)];
+        look(&silence, 0, &nodes);
+        let still = Verdict::Silent(Duration::from_secs(299));
+        assert_eq!(look(&silence, 299, &nodes), [still, still, Verdict::Present]);
+        assert_eq!(look(&silence, 300, &nodes), [Verdict::Lost, Verdict::Lost, Verdict::Present]);
+    }
+
+    #[test]
+    fn silence_during_a_lost_connection_does_not_count() {
+        let silence = Silence::default();
+        look(&silence, 0, &[("a", false)]);
+        let all = BTreeMap::from([(NodeId::parse("a").unwrap(), false)]);
+        silence.note(all, false, Duration::from_secs(29));
+        assert_eq!(look(&silence, 31, &[("a", false)]), [Verdict::Silent(Duration::from_secs(2))]);
+        assert_eq!(look(&silence, 59, &[("a", false)]), [Verdict::Lost]);
+    }
+
+    #[test]
+    fn inventory_is_taken_once_in_a_period() {
+        let (silence, period) = (Silence::default(), Duration::from_secs(30));
+        let due = [0, 10, 29, 30, 45, 60].map(|at| silence.is_inventory_due(Duration::from_secs(at), period));
+        assert_eq!(due, [true, false, false, true, false, true]);
+    }
+}

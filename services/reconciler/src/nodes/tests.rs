@@ -1,0 +1,178 @@
+//! Lost nodes and lost containers, on ports in memory.
+
+use super::*;
+use crate::fill::tests::{all, pool, rig as filled_rig};
+use crate::tests::{HOUR, NOW, Rig, done};
+use async_trait::async_trait;
+use contract::{Report, TickKind};
+use domain::template::Isolation;
+use domain::{ClaimKey, Grant, IdempotencyKey, OwnerId};
+use parking_lot::Mutex;
+use ports::bus::{Answer, Handler, Request, ServeNode as _};
+use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
+
+/// A node that has everything that it is asked about, except for these.
+#[derive(Default)]
+struct FakeNode {
+    lacks: Mutex<BTreeSet<String>>,
+    asked: Mutex<usize>,
+}
+
+#[async_trait]
+impl Handler<NodeVerb> for FakeNode {
+    async fn handle(&self, request: Request<NodeVerb>) -> Answer {
+        assert_eq!(request.verb, NodeVerb::Inventory);
+        let InventoryRequest { containers } = serde_json::from_slice(&request.body).unwrap();
+        *self.asked.lock() += usize::from(!containers.is_empty());
+        let lacks = self.lacks.lock();
+        let missing = containers.into_iter().filter(|container| lacks.contains(&container.sandbox_id));
+        let reply = InventoryReply { generation: 1, missing: missing.collect() };
+        Answer { outcome: None, body: Ok(serde_json::to_vec(&reply).unwrap().into()) }
+    }
+}
+
+fn node_id(name: &str) -> NodeId {
+    NodeId::parse(name).unwrap()
+}
+
+/// Serves the requests to a node until the token is cancelled.
+async fn serve(rig: &Rig, name: &'static str) -> (Arc<FakeNode>, CancellationToken) {
+    let (node, stop) = (Arc::new(FakeNode::default()), CancellationToken::new());
+    let (bus, handler, stopped) = (rig.bus.clone(), Arc::clone(&node), stop.clone());
+    tokio::spawn(async move { bus.serve_node(&node_id(name), handler, 4, stopped).await });
+    tokio::task::yield_now().await;
+    (node, stop)
+}
+
+async fn register(rig: &Rig, name: &str) {
+    let seen = rig.store.node(&node_id(name)).await.unwrap().map(|node| node.generation);
+    let node = Node {
+        id: node_id(name),
+        generation: seen.unwrap_or_default() + 1,
+        engine: "fake".to_owned(),
+        isolation: Isolation::Process,
+        version: "0.1.0".to_owned(),
+        registered_at: NOW,
+        lost_at: None,
+    };
+    assert!(rig.store.write_node(seen, &node).await.unwrap());
+}
+
+/// Creates what is wanted, one after the other on these nodes.
+async fn create_on(rig: &Rig, nodes: &[&str]) {
+    for (number, sandbox) in all(rig, StateName::Provisioning).await.into_iter().enumerate() {
+        let incarnation = format!("0198c0de-0000-7000-8000-{number:012}");
+        let entries =
+            [(Descriptor::NODE, nodes[number % nodes.len()]), (Descriptor::INCARNATION, &*incarnation)];
+        let descriptor = Descriptor::parse(entries).unwrap();
+        done(rig.store.finish_provision(&sandbox, &descriptor, NOW).await.unwrap());
+    }
+}
+
+async fn look(rig: &Rig) -> NodesReport {
+    match rig.run(TickKind::NODES).await {
+        Report::Nodes(report) => {
+            assert_eq!((report.status, report.unannounced), (RunStatus::Completed, 0));
+            report
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Looks every two seconds for so long; the reports that say something was lost or given up.
+async fn look_for(rig: &Rig, span: Duration) -> Vec<NodesReport> {
+    let mut found = Vec::new();
+    for _ in 0..span.as_secs() / 2 {
+        rig.clock.advance(Duration::from_secs(2));
+        let report = look(rig).await;
+        if !report.lost.is_empty() || report.retired > 0 {
+            found.push(report);
+        }
+    }
+    found
+}
+
+/// Six free sandboxes on three nodes, of which `a` and `b` are served.
+async fn three_nodes() -> (Rig, [(Arc<FakeNode>, CancellationToken); 2]) {
+    let rig = filled_rig(6, 6).await;
+    for name in ["a", "b", "c"] {
+        register(&rig, name).await;
+    }
+    let served = [serve(&rig, "a").await, serve(&rig, "b").await];
+    rig.run(TickKind::FILL).await;
+    create_on(&rig, &["a", "b", "c"]).await;
+    (rig, served)
+}
+
+async fn free_on(rig: &Rig, node: &str) -> Vec<Sandbox> {
+    let mut free = all(rig, StateName::Available).await;
+    free.retain(|sandbox| sandbox.descriptor.get(Descriptor::NODE) == Some(node));
+    free
+}
+
+#[tokio::test]
+async fn free_sandboxes_of_a_lost_node_are_given_up_and_leases_stay() {
+    let (rig, _served) = three_nodes().await;
+    let candidate = free_on(&rig, "c").await[0].candidate();
+    let owner = OwnerId::parse("p-1").unwrap();
+    let claim = ClaimKey { key: IdempotencyKey::from(&owner), owner };
+    let (granted_at, expires_at) = (NOW, NOW.after(HOUR));
+    let grant = Grant { claim, candidate, lab: None, by: None, request: None, granted_at, expires_at };
+    let held = done(rig.store.grant(&grant).await.unwrap());
+    let first = look(&rig).await;
+    assert_eq!((first.present, first.silent["c"], first.retired), (2, 0, 0));
+    assert_eq!(look_for(&rig, Duration::from_secs(28)).await, []);
+    let [report] = &look_for(&rig, Duration::from_secs(4)).await[..] else { panic!("one report") };
+    assert_eq!((&report.lost[..], report.retired, report.leased_missing), (&["c".to_owned()][..], 1, 1));
+    assert_eq!(rig.store.sandbox(&held.id).await.unwrap(), Some(held));
+    assert_eq!((free_on(&rig, "a").await.len(), free_on(&rig, "b").await.len()), (2, 2));
+    let lost = rig.store.node(&node_id("c")).await.unwrap().unwrap();
+    assert_eq!((lost.generation, lost.lost_at.is_some()), (2, true), "its reports are refused from now on");
+    let gone = all(&rig, StateName::PendingDeletion).await;
+    let queued = ports::bus::Upkeep::queued_of(&rig.bus, &pool(), &gone[0].id).await.unwrap();
+    assert_eq!((gone.len(), queued.len()), (1, 1));
+    assert_eq!(look_for(&rig, Duration::from_secs(60)).await, [], "once");
+    register(&rig, "c").await;
+    let _back = serve(&rig, "c").await;
+    assert_eq!(look(&rig).await.present, 3);
+}
+
+#[tokio::test]
+async fn node_that_registers_during_the_run_is_not_lost() {
+    let (rig, _served) = three_nodes().await;
+    let seen = rig.store.node(&node_id("c")).await.unwrap().unwrap();
+    register(&rig, "c").await;
+    assert!(!rig.reconciler.declare_lost(&seen).await.unwrap());
+    assert_eq!(rig.store.node(&node_id("c")).await.unwrap().unwrap().lost_at, None);
+}
+
+#[tokio::test]
+async fn free_sandbox_whose_container_is_gone_is_given_up() {
+    let (rig, served) = three_nodes().await;
+    let _c = serve(&rig, "c").await;
+    assert_eq!(look(&rig).await.retired, 0);
+    let [gone, stays] = &free_on(&rig, "a").await[..] else { panic!("two") };
+    served[0].0.lacks.lock().insert(gone.id.to_string());
+    assert_eq!(look_for(&rig, Duration::from_secs(28)).await, [], "not asked again yet");
+    let [report] = &look_for(&rig, Duration::from_secs(4)).await[..] else { panic!("one report") };
+    assert_eq!((report.retired, report.lost.len()), (1, 0));
+    assert_eq!(&free_on(&rig, "a").await, std::slice::from_ref(stays));
+    assert_eq!(*served[1].0.asked.lock(), 2, "each node was asked in both inventories");
+}
+
+#[tokio::test]
+async fn without_a_connection_no_node_is_lost() {
+    let (rig, _served) = three_nodes().await;
+    look(&rig).await;
+    rig.clock.advance(Duration::from_secs(28));
+    rig.bus.set_connected(false);
+    let Report::Nodes(report) = rig.run(TickKind::NODES).await else { panic!("a look") };
+    assert_eq!((report.lost.len(), report.retired), (0, 0));
+    rig.clock.advance(Duration::from_secs(10 * 60));
+    let Report::Nodes(report) = rig.run(TickKind::NODES).await else { panic!("a look") };
+    assert_eq!((report.lost.len(), report.retired), (0, 0));
+    rig.bus.set_connected(true);
+    assert_eq!(look_for(&rig, Duration::from_secs(28)).await, []);
+    assert_eq!(look_for(&rig, Duration::from_secs(6)).await.len(), 1);
+}
