@@ -8,8 +8,8 @@ use harness::servers;
 use harness::wait::{TIMEOUT, eventually};
 use nats::{LinkConfig, NatsBus, NatsConfig};
 use ports::bus::{
-    CensusStore, DeletionControl, DeletionQueue, Deletions, Discovery, EventFeed, EventLog, ProviderThrottle,
-    Requests, Serve, TableMarks, TickQueue, TickTurns, Ticks, Upkeep,
+    CensusStore, DeletionControl, DeletionQueue, Deletions, Discovery, EventFeed, EventLog, NodeRequests,
+    ProviderThrottle, Requests, Serve, ServeNode, TableMarks, TickQueue, TickTurns, Ticks, Upkeep,
 };
 use ports::clock::{Clock, SystemClock};
 use ports::random::Rng;
@@ -39,7 +39,7 @@ macro_rules! all_of {
 all_of! {
     /// All ports of a bus.
     Bus: Requests + Serve + Deletions + DeletionQueue + Ticks + TickQueue + TickTurns + ProviderThrottle + DeletionControl + Upkeep + EventLog
-        + CensusStore + TableMarks + EventFeed + Discovery
+        + CensusStore + TableMarks + EventFeed + Discovery + NodeRequests + ServeNode
 }
 
 /// The kind of bus.

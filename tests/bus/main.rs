@@ -12,6 +12,7 @@ mod feed;
 mod fixtures;
 mod links;
 mod manual_worker;
+mod nodes;
 mod on_memory;
 mod on_nats;
 mod outages;
@@ -22,6 +23,7 @@ mod skew;
 mod throttle;
 mod ticks;
 mod upkeep;
+mod users;
 
 /// Tests of `cases` on one engine.
 macro_rules! on_engine {
@@ -60,6 +62,17 @@ on_every_engine! {
         requests_are_spread_and_each_answered_once,
         stopping_worker_answers_its_requests,
         worker_survives_a_panicking_request,
+    }
+    nodes {
+        node_without_a_runner_is_reported_immediately,
+        request_reaches_its_node_only,
+        nodes_answer_for_themselves,
+        busy_node_refuses_immediately,
+        stopping_runner_answers_its_requests,
+        fault_of_a_node_is_passed_on,
+        node_work_past_its_deadline_is_aborted_with_a_timeout,
+        each_runner_of_a_node_receives_a_request,
+        request_refused_in_an_outage_is_not_delivered_later,
     }
     deletions {
         sandbox_has_at_most_one_message,

@@ -1,10 +1,10 @@
 //! A worker, a handler or a runner whose answers all come from the test.
 
 use async_trait::async_trait;
-use contract::{Report, TickOrder};
+use contract::{NodeVerb, Report, TickOrder};
 use domain::PoolName;
 use harness::wait::TIMEOUT;
-use ports::bus::{Answer, Delivery, Handler, Request, Runner, Verdict, Worker};
+use ports::bus::{Answer, Delivery, Handler, Request, RequestVerb, Runner, Verdict, Worker};
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -45,6 +45,7 @@ struct Counted<'a>(&'a Tally);
 
 pub(crate) type WorkInbox = Inbox<Delivery, Verdict>;
 pub(crate) type RequestInbox = Inbox<Request, Answer>;
+pub(crate) type NodeInbox = Inbox<Request<NodeVerb>, Answer>;
 pub(crate) type RunInbox = Inbox<TickOrder, Report>;
 
 /// A manual worker and its inbox.
@@ -106,8 +107,8 @@ impl Worker for ManualWorker<Delivery, Verdict> {
 }
 
 #[async_trait]
-impl Handler for ManualWorker<Request, Answer> {
-    async fn handle(&self, request: Request) -> Answer {
+impl<V: RequestVerb> Handler<V> for ManualWorker<Request<V>, Answer> {
+    async fn handle(&self, request: Request<V>) -> Answer {
         self.ask(request).await
     }
 }

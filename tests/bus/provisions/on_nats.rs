@@ -1,40 +1,19 @@
 //! What only NATS has: users, and consumers that an operator pauses.
 
 use super::{Runner, announce, work};
-use crate::engines::{Engine, config, nats_config, until_connected};
+use crate::engines::Engine;
+use crate::users::{connect, server};
 use async_nats::jetstream;
-use broker::nats_server::NatsServer;
-use contract::Subjects;
-use harness::servers::{self, PASSWORD};
+use harness::servers::PASSWORD;
 use harness::wait::{TIMEOUT, eventually};
-use nats::NatsBus;
 use ports::bus::Verdict;
-use ports::clock::SystemClock;
-use ports::random::Rng;
-use runtime::settings::Secret;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-async fn connect(server: &NatsServer, user: &str) -> NatsBus {
-    let mut config = nats_config(format!("nats://{}", server.address), config());
-    config.subjects = Subjects::default();
-    (config.user, config.password) = (Some(user.to_owned()), Some(Secret::new(PASSWORD)));
-    config.clock_skew_max = Some(Duration::from_secs(10));
-    let bus = NatsBus::connect(user, config, Arc::new(SystemClock), Arc::new(Rng::unseeded())).await;
-    let bus = bus.expect("a connection");
-    until_connected(&bus).await;
-    bus
-}
-
 #[tokio::test]
 async fn runner_has_the_rights_that_it_needs() {
-    let folder = tempfile::tempdir().unwrap();
-    let any = SocketAddr::from(([127, 0, 0, 1], 0));
-    let (binary, guard) = (servers::nats_binary().await, servers::broker_binary());
-    let server =
-        NatsServer::start_with(&binary, &guard, folder.path(), any, &servers::accounts()).await.unwrap();
+    let (server, _folder) = server().await;
     for (number, user) in ["allocator", "reconciler"].into_iter().enumerate() {
         let publisher = connect(&server, user).await;
         publisher.set_up(&CancellationToken::new()).await.unwrap();
