@@ -72,7 +72,7 @@ impl User {
 async fn roles_may_publish_only_their_own_subjects() {
     let server = server().await;
     let subjects = Subjects::default();
-    let cases: [(&str, &[&str]); 27] = [
+    let cases: [(&str, &[&str]); 38] = [
         ("sandbox.v1.allocate", &["ingress", "service", "operator"]),
         ("sandbox.v1.replay", &["ingress", "operator"]),
         ("sandbox.v1.put-template", &["ingress", "operator"]),
@@ -83,6 +83,17 @@ async fn roles_may_publish_only_their_own_subjects() {
         ("sandbox.provisions.fill.shells.ctr_1", &["allocator", "reconciler"]),
         ("sandbox.provisions.retry.shells.ctr_1", &["runner"]),
         ("sandbox.provisions.parked.shells.ctr_1", &["runner"]),
+        ("sandbox.node.node-a.remove", &["reaper"]),
+        ("sandbox.node.node-a.lease", &["allocator"]),
+        ("sandbox.node.node-a.execute", &["ingress"]),
+        ("sandbox.node.node-a.other", &[]),
+        ("sandbox.v1.register-node", &["ingress", "runner", "operator"]),
+        ("sandbox.v1.node-pools", &["ingress", "runner", "operator"]),
+        ("sandbox.v1.provision-wanted", &["ingress", "runner", "operator"]),
+        ("sandbox.v1.provisioned", &["ingress", "runner", "operator"]),
+        ("sandbox.v1.provision-failed", &["ingress", "runner", "operator"]),
+        ("sandbox.v1.held", &["ingress", "runner", "operator"]),
+        ("sandbox.v1.health", &["ingress", "service", "operator"]),
         ("$JS.API.CONSUMER.MSG.NEXT.PROVISIONS.runner-lease-shells", &["runner", "operator"]),
         ("$JS.ACK.PROVISIONS.runner-lease-shells.1.1.1.1.0", &["runner", "operator"]),
         (
@@ -138,6 +149,23 @@ async fn roles_may_subscribe_only_to_their_own_subjects() {
             let is_refused = said.contains("permissions violation for subscription");
             assert!(is_refused && said.contains(&subject.to_lowercase()), "{name} on {subject}: {said}");
         }
+    }
+    server.child.stop(TIMEOUT).await;
+}
+
+#[tokio::test]
+async fn only_runners_may_subscribe_to_requests_of_nodes() {
+    const REQUESTS: &str = "sandbox.node.node-a.remove";
+    const DENIED: &str = "none.may.subscribe.here";
+    let server = server().await;
+    for name in ROLES.into_iter().chain(["runner", "service", "auditor"]) {
+        let mut user = User::connect(&server, name).await;
+        let _asked = user.client.subscribe(REQUESTS).await.unwrap();
+        let _denied = user.client.subscribe(DENIED).await.unwrap();
+        let first = tokio::time::timeout(TIMEOUT, user.said.recv()).await.expect("a violation").unwrap();
+        // The server answers in the order of the subscriptions.
+        let refused = if name == "runner" { DENIED } else { REQUESTS };
+        assert!(first.to_lowercase().contains(refused), "{name}: {first}");
     }
     server.child.stop(TIMEOUT).await;
 }
