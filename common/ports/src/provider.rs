@@ -212,6 +212,11 @@ impl Providers {
         self.0.get(name)
     }
 
+    /// Every provider that lists its accounts, by name.
+    pub fn listing(&self) -> impl Iterator<Item = (&ProviderName, &Arc<dyn Provider>)> {
+        self.iter().filter(|(_, provider)| provider.abilities().list)
+    }
+
     /// Every provider, by name.
     pub fn iter(&self) -> impl Iterator<Item = (&ProviderName, &Arc<dyn Provider>)> {
         self.0.iter()

@@ -201,13 +201,14 @@ impl Reconciler {
         }
     }
 
-    /// Every provider that may have accounts in the table, whether this process reaches it or not.
+    /// Every provider that may have accounts in the table, whether this process reaches it or not. One without a listing
+    /// has none, unless a pool of accounts names it.
     pub(crate) fn every_provider(&self) -> BTreeSet<ProviderName> {
         let pools = self.ports.pools.current();
         let listed = pools.specs().iter().filter(|pool| pool.kind == PoolKind::Account);
         let of_pools = listed.map(|pool| pool.provider.clone());
         of_pools
-            .chain(self.ports.providers.iter().map(|(name, _)| name.clone()))
+            .chain(self.ports.providers.listing().map(|(name, _)| name.clone()))
             .chain([ProviderName::csp()])
             .collect()
     }

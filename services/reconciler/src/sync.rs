@@ -10,13 +10,13 @@ use crate::sweep::Due;
 use contract::RunStatus;
 use contract::{ProviderSync, SyncReport, TickOrder};
 use domain::{
-    Candidate, Description, NewSandbox, PoolKind, PoolName, Sandbox, SandboxId, StateName, UnixSeconds,
-    Version,
+    Candidate, Description, NewSandbox, PoolKind, PoolName, ProviderName, Sandbox, SandboxId, StateName,
+    UnixSeconds, Version,
 };
 use futures_util::stream::{self, StreamExt as _};
 use ports::store::{SortRange, Store, StoreError, Write};
 use runtime::telemetry::Chain;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use tokio::sync::Mutex;
 
 use crate::listing::{ListingError, Skipped, Source};
@@ -127,15 +127,10 @@ impl Reconciler {
 
     /// Each provider in turn; a failure at one leaves the others as they are.
     async fn sync_providers(&self, order: &TickOrder, report: &mut SyncReport, skipped: &mut Skipped) {
-        let (mut largest_pool, mut is_whole) = (0, true);
-        let mut parts = BTreeMap::new();
         let every = self.every_provider();
-        for name in every.iter().filter(|name| self.ports.providers.get(name).is_none()) {
-            is_whole = false;
-            let reason = Some("it is not in PROVIDERS_FILE of this process".to_owned());
-            parts.insert(name, ProviderSync { status: RunStatus::Failed, reason, listed: 0 });
-        }
-        for (name, provider) in self.ports.providers.iter() {
+        let mut parts = self.without_listing(&every);
+        let (mut largest_pool, mut is_whole) = (0, parts.is_empty());
+        for (name, provider) in self.ports.providers.listing() {
             let is_due = self.is_listing_due(name, order).await.unwrap_or_else(|error| {
                 tracing::warn!(provider = name.as_str(), error = %Chain(&error), "the last listing of {name} is unknown");
                 true
@@ -196,6 +191,23 @@ impl Reconciler {
         if !is_one {
             report.providers = parts.into_iter().map(|(name, part)| (name.to_string(), part)).collect();
         }
+    }
+
+    /// The failures of providers whose listing cannot be read by this process.
+    fn without_listing<'a>(
+        &self,
+        every: &'a BTreeSet<ProviderName>,
+    ) -> BTreeMap<&'a ProviderName, ProviderSync> {
+        let failures = every.iter().filter_map(|name| {
+            let problem = match self.ports.providers.get(name) {
+                None => "it is not in PROVIDERS_FILE of this process",
+                Some(provider) if !provider.abilities().list => "it has no listing",
+                Some(_) => return None,
+            };
+            let reason = Some(problem.to_owned());
+            Some((name, ProviderSync { status: RunStatus::Failed, reason, listed: 0 }))
+        });
+        failures.collect()
     }
 
     /// Syncs the sandboxes of one provider; returns the size of its largest pool.

@@ -5,13 +5,13 @@ use crate::listing::LISTING_MAX;
 use crate::plan::Belief;
 use crate::tests::{HOUR, NOW, Rig, account, done, every_provider_error, id};
 use contract::{Report, TickKind};
-use domain::{Epoch, ProviderName, StateName};
+use domain::{Descriptor, Epoch, ExternalId, ProviderName, SandboxName, StateName};
 use ports::clock::Clock as _;
-use ports::provider::{Account, Listing, Malformed};
+use ports::provider::{Abilities, Account, Listing, Malformed, Provider, Providers};
 use std::sync::Arc;
 use std::time::Duration;
 use testkit::faulty::Fault;
-use testkit::provider::Call;
+use testkit::provider::{Call, FakeProvider};
 
 /// Pages of the index that a sync of a small pool reads before its first write: two pools, two shards, each state.
 const PAGES_READ: usize = 2 * 2 * StateName::indexed(Some(PoolKind::Account)).len();
@@ -318,6 +318,37 @@ async fn concurrent_write_wins_over_the_plan() {
     let after = [rig.sandbox(0).await, rig.sandbox(1).await, rig.sandbox(2).await, rig.sandbox(9).await];
     assert_eq!(after, before, "a lost write changes nothing");
     assert_eq!(rig.state(3).await, StateName::Stale, "the one that was not touched");
+}
+
+#[tokio::test]
+async fn provider_without_a_listing_is_not_asked_for_one() {
+    let mut rig = Rig::new();
+    let (name, nodes) = (ProviderName::nodes(), Arc::new(FakeProvider::new()));
+    let none = Abilities { list: false, delete: true, prepare_delete: false, check: false };
+    nodes.set_abilities(none);
+    let (first, further) = (rig.provider.clone() as Arc<dyn Provider>, nodes.clone() as Arc<dyn Provider>);
+    let providers = Providers::new([(ProviderName::csp(), first), (name.clone(), further)]);
+    Arc::get_mut(&mut rig.reconciler).expect("it has no other owner").ports.providers = providers;
+    rig.fill(3).await;
+    let container = NewSandbox {
+        id: id(900),
+        name: SandboxName::parse("ctr-900").unwrap(),
+        external_id: ExternalId::of(&name, "900").unwrap(),
+        pool: PoolName::parse("main").unwrap(),
+        descriptor: Descriptor::default(),
+    };
+    rig.store.insert(&container, NOW).await.unwrap();
+    let report = run(&rig).await;
+    assert_eq!((report.status, report.reason, report.listed), (RunStatus::Completed, None, 3));
+    assert_eq!((report.unchanged, report.providers.len()), (3, 0));
+    assert_eq!(rig.state(900).await, StateName::Available, "no listing says anything about it");
+    assert_eq!(nodes.calls(), []);
+    // The first provider always is one of accounts: its listing is missed.
+    rig.provider.set_abilities(none);
+    let asked = rig.provider.calls();
+    let report = run(&rig).await;
+    assert_eq!((report.status, report.reason.as_deref()), (RunStatus::Failed, Some("it has no listing")));
+    assert_eq!(rig.provider.calls(), asked);
 }
 
 #[tokio::test]
