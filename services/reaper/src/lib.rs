@@ -7,7 +7,7 @@
 //! Scheduled retries; parked deletions; tombstones; events.
 //!
 //! # Calls
-//! The provider, when the provider throttle admits the call; the store. The queue's depth, for its metrics.
+//! The provider, when the provider throttle admits the call, which for containers is the runner of their node; the store. The queue's depth, for its metrics.
 //!
 //! # Guarantees
 //! A deletion leaves the queue only when the table says that it is finished, no longer wanted, or parked. A finished
@@ -22,6 +22,7 @@
 
 mod identity;
 mod metrics;
+mod nodes;
 mod prepare;
 mod reap;
 mod throttle;
@@ -45,6 +46,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 pub use metrics::Metrics;
+pub use nodes::Nodes;
 pub use prepare::FailurePolicy;
 pub use unthrottled::Unthrottled;
 

@@ -6,6 +6,7 @@ pub mod clock;
 pub mod engine;
 pub mod faulty;
 pub mod interposed;
+pub mod nodes;
 pub mod provider;
 pub mod secrets;
 pub mod store;

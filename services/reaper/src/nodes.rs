@@ -1,0 +1,117 @@
+//! The nodes as a provider: the runner of a node removes the containers of a sandbox that has ended.
+
+use async_trait::async_trait;
+use contract::nodes::{RemoveContainersReply, RemoveContainersRequest};
+use contract::{FaultBody, NodeVerb, Principal};
+use domain::{Descriptor, NodeId};
+use ports::bus::{Context, NodeRequests, RequestError};
+use ports::clock::Clock;
+use ports::provider::{Abilities, Deleted, Listing, Prepared, Provider, ProviderError, Target};
+use ports::random::Random;
+use std::fmt;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a removal may take. Removing a container takes milliseconds, but the node may be busy.
+const REMOVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Statuses of faults that concern the request; all others are failures of the node.
+const REFUSALS: RangeInclusive<u16> = 400..=499;
+
+/// The nodes of the fleet. They list nothing: their runners ask what should become of each container that they have.
+pub struct Nodes {
+    requests: Arc<dyn NodeRequests>,
+    clock: Arc<dyn Clock>,
+    random: Arc<dyn Random>,
+}
+
+// === impl Nodes ===
+
+impl fmt::Debug for Nodes {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Nodes").finish_non_exhaustive()
+    }
+}
+
+impl Nodes {
+    /// The nodes that `requests` reach.
+    #[must_use]
+    pub fn new(requests: Arc<dyn NodeRequests>, clock: Arc<dyn Clock>, random: Arc<dyn Random>) -> Self {
+        Self { requests, clock, random }
+    }
+
+    fn context(&self) -> Context {
+        let timeout_ms = u64::try_from(REMOVE_TIMEOUT.as_millis()).unwrap_or(u64::MAX);
+        Context {
+            request_id: self.random.fresh_id(),
+            deadline_ms: Some(self.clock.now_ms().saturating_add(timeout_ms)),
+            traceparent: None,
+            idempotency_key: None,
+            attempt: None,
+            principal: Principal::default(),
+        }
+    }
+}
+
+#[async_trait]
+impl Provider for Nodes {
+    fn abilities(&self) -> Abilities {
+        Abilities { list: false, delete: true, prepare_delete: false, check: false }
+    }
+
+    /// An error rather than an empty listing, by which every sandbox would be missing.
+    async fn list(&self, _offset: u64) -> Result<Listing, ProviderError> {
+        Err(ProviderError::Failed { message: "nodes have no listing".to_owned() })
+    }
+
+    async fn prepare_delete(&self, _target: &Target) -> Result<Prepared, ProviderError> {
+        Ok(Prepared::Skipped)
+    }
+
+    async fn delete(&self, target: &Target) -> Result<Deleted, ProviderError> {
+        // A record names its node from the moment when its container is ready. A container that no record names is removed
+        // when its runner asks about it.
+        let Some(node) = target.descriptor.get(Descriptor::NODE) else { return Ok(Deleted::AlreadyGone) };
+        let node = NodeId::parse(node).map_err(|problem| ProviderError::Refused {
+            message: format!("the name of its node {problem}"),
+        })?;
+        let request = RemoveContainersRequest { sandbox_id: target.external_id.as_str().to_owned() };
+        let body = serde_json::to_vec(&request)
+            .map_err(|_| ProviderError::Failed { message: "the request could not be written".to_owned() })?;
+        let (verb, context) = (NodeVerb::Remove, self.context());
+        match self.requests.request_node(&node, verb, &context, body.into(), REMOVE_TIMEOUT).await {
+            Ok(reply) if reply.is_fault => Err(error_of_fault(&reply.body)),
+            Ok(reply) => match serde_json::from_slice(&reply.body) {
+                Ok(RemoveContainersReply { removed: 0 }) => Ok(Deleted::AlreadyGone),
+                Ok(RemoveContainersReply { .. }) => Ok(Deleted::Now),
+                Err(error) => Err(ProviderError::Malformed { message: error.to_string() }),
+            },
+            Err(RequestError::NoResponders) => {
+                Err(ProviderError::Unreachable { message: format!("node {node} has no runner") })
+            }
+            Err(RequestError::Disconnected) => {
+                Err(ProviderError::Unreachable { message: "not connected to the queue".to_owned() })
+            }
+            Err(RequestError::TimedOut) => {
+                Err(ProviderError::UnknownOutcome { waited_seconds: REMOVE_TIMEOUT.as_secs() })
+            }
+        }
+    }
+}
+
+fn error_of_fault(body: &[u8]) -> ProviderError {
+    match serde_json::from_slice::<FaultBody>(body) {
+        Ok(FaultBody { detail }) => {
+            let message = format!("{}: {}", detail.code.as_str(), detail.message);
+            if REFUSALS.contains(&detail.code.status()) {
+                ProviderError::Refused { message }
+            } else {
+                ProviderError::Failed { message }
+            }
+        }
+        Err(error) => ProviderError::Malformed { message: error.to_string() },
+    }
+}
+
+#[cfg(test)]
+mod tests;

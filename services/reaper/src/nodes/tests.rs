@@ -1,0 +1,124 @@
+//! A removal at a node: what is asked, and what each answer means.
+
+use super::*;
+use contract::{Fault, FaultCode};
+use domain::{ExternalId, ProviderName, SandboxName, UnixSeconds};
+use ports::bus::Reply;
+use ports::random::Rng;
+use strum::IntoEnumIterator as _;
+use testkit::clock::ManualClock;
+use testkit::nodes::{FakeNodes, NodeCall};
+
+const NOW: UnixSeconds = UnixSeconds::new(1_763_683_200);
+
+fn nodes() -> (Arc<FakeNodes>, Nodes) {
+    let fake = Arc::new(FakeNodes::new());
+    let nodes = Nodes::new(fake.clone(), Arc::new(ManualClock::at(NOW)), Arc::new(Rng::seeded(7)));
+    (fake, nodes)
+}
+
+/// A sandbox with these entries in its descriptor.
+fn target(entries: &[(&str, &str)]) -> Target {
+    Target {
+        external_id: ExternalId::of(&ProviderName::nodes(), "ctr_1").unwrap(),
+        name: SandboxName::parse("ctr-1").unwrap(),
+        descriptor: Descriptor::stored(entries.iter().copied()).unwrap(),
+    }
+}
+
+fn on_node() -> Target {
+    target(&[(Descriptor::NODE, "node-a"), (Descriptor::INCARNATION, "i")])
+}
+
+/// The result of a deletion with a scripted answer.
+async fn deleted(script: impl FnOnce(&FakeNodes)) -> Result<Deleted, ProviderError> {
+    let (fake, nodes) = nodes();
+    script(&fake);
+    nodes.delete(&on_node()).await
+}
+
+#[tokio::test]
+async fn removal_is_asked_of_the_node_that_the_record_names() {
+    let (fake, nodes) = nodes();
+    fake.script_reply(&RemoveContainersReply { removed: 1 });
+    assert_eq!(nodes.delete(&on_node()).await, Ok(Deleted::Now));
+    let calls = fake.calls();
+    let [NodeCall { node, verb, context, body, timeout }] = &calls[..] else { panic!("{calls:?}") };
+    assert_eq!(
+        (node.as_str(), *verb, &**body),
+        ("node-a", NodeVerb::Remove, &br#"{"sandbox_id":"ctr_1"}"#[..])
+    );
+    assert_eq!(*timeout, Duration::from_secs(10));
+    assert_eq!(context.deadline_ms, Some(NOW.get() * 1_000 + 10_000));
+    fake.script_reply(&RemoveContainersReply { removed: 1 });
+    nodes.delete(&on_node()).await.unwrap();
+    assert_ne!(fake.calls()[1].context.request_id, context.request_id);
+}
+
+#[tokio::test]
+async fn reply_says_whether_there_was_a_container() {
+    for (removed, expected) in [(0, Deleted::AlreadyGone), (1, Deleted::Now), (2, Deleted::Now)] {
+        assert_eq!(deleted(|fake| fake.script_reply(&RemoveContainersReply { removed })).await, Ok(expected));
+    }
+}
+
+#[tokio::test]
+async fn sandbox_that_never_had_a_container_is_gone() {
+    let (fake, nodes) = nodes();
+    assert_eq!(nodes.delete(&target(&[(Descriptor::TEMPLATE, "shell@3")])).await, Ok(Deleted::AlreadyGone));
+    assert_eq!(fake.calls(), []);
+}
+
+#[tokio::test]
+async fn unusable_name_of_a_node_is_refused() {
+    let (fake, nodes) = nodes();
+    let found = nodes.delete(&target(&[(Descriptor::NODE, "a.b")])).await;
+    assert!(matches!(found, Err(ProviderError::Refused { .. })), "{found:?}");
+    assert_eq!(fake.calls(), []);
+}
+
+#[tokio::test]
+async fn missing_reply_is_an_unreachable_node_or_an_unknown_outcome() {
+    let unreachable = |message: &str| ProviderError::Unreachable { message: message.to_owned() };
+    for (why, expected) in [
+        (RequestError::NoResponders, unreachable("node node-a has no runner")),
+        (RequestError::Disconnected, unreachable("not connected to the queue")),
+        (RequestError::TimedOut, ProviderError::UnknownOutcome { waited_seconds: 10 }),
+    ] {
+        assert_eq!(deleted(|fake| fake.script(Err(why))).await, Err(expected));
+    }
+}
+
+#[tokio::test]
+async fn fault_is_a_refusal_or_a_failure_of_the_node() {
+    for code in FaultCode::iter() {
+        let message = format!("{}: said so", code.as_str());
+        let expected = match code.status() {
+            400..=499 => ProviderError::Refused { message },
+            _ => ProviderError::Failed { message },
+        };
+        let fault = Fault::new(code, "said so");
+        assert_eq!(deleted(|fake| fake.script_fault(&fault)).await, Err(expected));
+    }
+}
+
+#[tokio::test]
+async fn unreadable_answer_is_malformed() {
+    for is_fault in [false, true] {
+        for body in ["", "{}", "[]", r#"{"removed":-1}"#, r#"{"detail":{}}"#] {
+            let reply = Reply { outcome: None, is_fault, body: body.into() };
+            let found = deleted(|fake| fake.script(Ok(reply))).await;
+            assert!(matches!(found, Err(ProviderError::Malformed { .. })), "{body} {found:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn nodes_only_delete() {
+    let (fake, nodes) = nodes();
+    let abilities = Abilities { list: false, delete: true, prepare_delete: false, check: false };
+    assert_eq!(nodes.abilities(), abilities);
+    assert_eq!(nodes.prepare_delete(&on_node()).await, Ok(Prepared::Skipped));
+    assert!(nodes.list(0).await.is_err(), "an empty listing would make every sandbox stale");
+    assert_eq!(fake.calls(), []);
+}
