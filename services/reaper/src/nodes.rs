@@ -8,6 +8,7 @@ use ports::bus::{Context, NodeRequests, RequestError};
 use ports::clock::Clock;
 use ports::provider::{Abilities, Deleted, Listing, Prepared, Provider, ProviderError, Target};
 use ports::random::Random;
+use ports::store::Store;
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -21,6 +22,7 @@ const REFUSALS: RangeInclusive<u16> = 400..=499;
 /// The nodes of the fleet. They list nothing: their runners ask what should become of each container that they have.
 pub struct Nodes {
     requests: Arc<dyn NodeRequests>,
+    store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
 }
@@ -34,10 +36,28 @@ impl fmt::Debug for Nodes {
 }
 
 impl Nodes {
-    /// The nodes that `requests` reach.
+    /// The nodes that `requests` reach; `store` knows which of them are lost.
     #[must_use]
-    pub fn new(requests: Arc<dyn NodeRequests>, clock: Arc<dyn Clock>, random: Arc<dyn Random>) -> Self {
-        Self { requests, clock, random }
+    pub fn new(
+        requests: Arc<dyn NodeRequests>,
+        store: Arc<dyn Store>,
+        clock: Arc<dyn Clock>,
+        random: Arc<dyn Random>,
+    ) -> Self {
+        Self { requests, store, clock, random }
+    }
+
+    /// The result for a container whose node does not answer. A lost node removes it by itself when it returns.
+    async fn without_node(&self, node: &NodeId) -> Result<Deleted, ProviderError> {
+        match self.store.node(node).await {
+            Ok(Some(known)) if known.lost_at.is_some() => Ok(Deleted::AlreadyGone),
+            Ok(_) => Err(ProviderError::Unreachable { message: format!("node {node} has no runner") }),
+            Err(error) => {
+                let message =
+                    format!("node {node} has no runner, and whether it is lost is unknown: {error}");
+                Err(ProviderError::Unreachable { message })
+            }
+        }
     }
 
     fn context(&self) -> Context {
@@ -86,9 +106,7 @@ impl Provider for Nodes {
                 Ok(RemoveContainersReply { .. }) => Ok(Deleted::Now),
                 Err(error) => Err(ProviderError::Malformed { message: error.to_string() }),
             },
-            Err(RequestError::NoResponders) => {
-                Err(ProviderError::Unreachable { message: format!("node {node} has no runner") })
-            }
+            Err(RequestError::NoResponders) => self.without_node(&node).await,
             Err(RequestError::Disconnected) => {
                 Err(ProviderError::Unreachable { message: "not connected to the queue".to_owned() })
             }

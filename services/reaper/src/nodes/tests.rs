@@ -2,19 +2,54 @@
 
 use super::*;
 use contract::{Fault, FaultCode};
-use domain::{ExternalId, ProviderName, SandboxName, UnixSeconds};
+use domain::template::Isolation;
+use domain::{ExternalId, Node, ProviderName, SandboxName, UnixSeconds};
 use ports::bus::Reply;
 use ports::random::Rng;
+use ports::store::NodeItems as _;
 use strum::IntoEnumIterator as _;
 use testkit::clock::ManualClock;
 use testkit::nodes::{FakeNodes, NodeCall};
+use testkit::store::MemoryStore;
 
 const NOW: UnixSeconds = UnixSeconds::new(1_763_683_200);
 
 fn nodes() -> (Arc<FakeNodes>, Nodes) {
+    let store = Arc::new(MemoryStore::new(1));
+    over(&store)
+}
+
+fn over(store: &Arc<MemoryStore>) -> (Arc<FakeNodes>, Nodes) {
     let fake = Arc::new(FakeNodes::new());
-    let nodes = Nodes::new(fake.clone(), Arc::new(ManualClock::at(NOW)), Arc::new(Rng::seeded(7)));
+    let clock = Arc::new(ManualClock::at(NOW));
+    let nodes = Nodes::new(fake.clone(), store.clone(), clock, Arc::new(Rng::seeded(7)));
     (fake, nodes)
+}
+
+/// A store that knows the node.
+async fn knowing(lost_at: Option<UnixSeconds>) -> Arc<MemoryStore> {
+    let store = Arc::new(MemoryStore::new(1));
+    let node = Node {
+        id: NodeId::parse("node-a").unwrap(),
+        generation: 1,
+        engine: "fake".to_owned(),
+        isolation: Isolation::Process,
+        version: "0.1.0".to_owned(),
+        registered_at: NOW,
+        lost_at,
+    };
+    assert!(store.write_node(None, &node).await.unwrap());
+    store
+}
+
+#[tokio::test]
+async fn container_of_a_lost_node_counts_as_gone() {
+    // Without a script no node has a runner.
+    let (_fake, there) = over(&knowing(None).await);
+    let found = there.delete(&on_node()).await;
+    assert_eq!(found, Err(ProviderError::Unreachable { message: "node node-a has no runner".to_owned() }));
+    let (_fake, lost) = over(&knowing(Some(NOW)).await);
+    assert_eq!(lost.delete(&on_node()).await, Ok(Deleted::AlreadyGone));
 }
 
 /// A sandbox with these entries in its descriptor.
