@@ -2,7 +2,7 @@
 //! messages of this suite. `tools/asyncapi.sh` checks that they are valid AsyncAPI and JSON Schema.
 
 use crate::markdown::{Document, quoted};
-use contract::{FaultCode, Subjects, Verb};
+use contract::{FaultCode, NodeVerb, Subjects, Verb};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -91,7 +91,11 @@ fn every_verb_is_an_operation_with_a_reply_and_faults() {
         let operation = &document["operations"][verb.as_str()];
         let (who, what) = &says[&code.request(verb)];
         assert_eq!(operation["summary"], what.as_str(), "{verb:?}");
-        let tag = if who.starts_with("anybody") { "lab" } else { "operator" };
+        let tag = match who.split_once(' ').unwrap().0 {
+            "anybody" => "lab",
+            "runners" => "node",
+            _ => "operator",
+        };
         assert_eq!(operation["tags"][0]["name"], tag, "{verb:?}");
         assert_eq!(operation["bindings"]["nats"]["queue"], verb.role().service(), "{verb:?}");
         let reply = &operation["reply"];
@@ -99,8 +103,18 @@ fn every_verb_is_an_operation_with_a_reply_and_faults() {
         let messages = reply["messages"].as_array().unwrap();
         assert!(messages.len() > 7, "{verb:?} has a reply and the failures of any request");
     }
+    for verb in NodeVerb::iter() {
+        let operation = &document["operations"][format!("node-{}", verb.as_str())];
+        let subject = format!("{}.node.<node>.{}", code.prefix(), verb.as_str());
+        assert_eq!(operation["summary"], says[&subject].1.as_str(), "{verb:?}");
+        assert_eq!(operation["tags"][0]["name"], "node", "{verb:?}");
+        assert_eq!(operation["bindings"]["nats"]["queue"], Value::Null, "{verb:?} goes to one node");
+        let messages = operation["reply"]["messages"].as_array().unwrap();
+        let may_end = FaultCode::iter().filter(|code| verb.may_end_in(*code)).count();
+        assert_eq!(messages.len(), 1 + may_end, "{verb:?}");
+    }
     let operations = entries(&document["operations"]).filter(|(_, operation)| operation["reply"].is_object());
-    assert_eq!(operations.count(), Verb::COUNT);
+    assert_eq!(operations.count(), Verb::COUNT + NodeVerb::iter().count());
 }
 
 #[test]
@@ -149,6 +163,7 @@ fn snapshots() -> BTreeSet<String> {
         include_str!("operations.rs"),
         include_str!("listing.rs"),
         include_str!("templates.rs"),
+        include_str!("nodes.rs"),
     ];
     let literals = sources.iter().flat_map(|source| source.split("@r#\"").skip(1));
     let texts = literals.filter_map(|rest| rest.split_once("\"#").map(|(text, _)| text));

@@ -17,6 +17,7 @@ mod logging;
 mod messages;
 mod metrics;
 mod names;
+mod nodes;
 mod operations;
 mod previous;
 mod templates;

@@ -8,10 +8,11 @@ use contract::pools::{
 use contract::throttle::{Breaker, BreakerReason, BreakerStatus, Failing, Forbidden, PoolDeletions};
 use contract::{
     AllocateRequest, Allocation, BreakerState, Census, CensusReport, Counted, CountedBy, DeletionWork,
-    DeletionsState, DeletionsStatus, ExpiryReport, Fault, FaultBody, FaultCode, HealthReply, KnownMark,
-    Outcome, ParkedDeletion, Pause, PauseRequest, PoolStats, ProvisionWork, ReleaseReply, ReleaseRequest,
-    Report, RequestedPeriod, ResumeReply, ResumeRequest, RunReport, RunStatus, SandboxRequest, SandboxView,
-    StaleReport, StatsReply, SweepReport, SyncReport, ThrottleState, TickOrder, TurnTaken, Violation,
+    DeletionsState, DeletionsStatus, ExpiryReport, Fault, FaultBody, FaultCode, FillReport, HealthReply,
+    KnownMark, Outcome, ParkedDeletion, Pause, PauseRequest, PoolStats, ProvisionWork, ReleaseReply,
+    ReleaseRequest, Report, RequestedPeriod, ResumeReply, ResumeRequest, RunReport, RunStatus,
+    SandboxRequest, SandboxView, StaleReport, StatsReply, SweepReport, SyncReport, ThrottleState, TickOrder,
+    TurnTaken, Violation,
 };
 use domain::StateName;
 use insta::assert_snapshot;
@@ -46,8 +47,11 @@ fn with_added_fields(value: Value, is_message: bool) -> Value {
     let Value::Object(fields) = value else { return value };
     // The keys of this object are pool names, so no field can be added to it.
     let of_field = |(name, value): (String, Value)| {
-        // The same holds for these: their keys are names of labs, promises and pools.
-        if matches!(name.as_str(), "labs" | "violations" | "oldest_deletions") {
+        // The same holds for these: their keys are names of labs, promises, pools and variables.
+        if matches!(
+            name.as_str(),
+            "labs" | "violations" | "oldest_deletions" | "missing" | "degraded" | "env"
+        ) {
             return (name, value);
         }
         let is_message = name != "pools";
@@ -428,6 +432,23 @@ fn reports_of_removals_of_stale_sandboxes() {
     };
     let run = RunReport { tick: 22, duration_ms: 9, report: Report::Stale(stale) };
     assert_snapshot!(wire(&run), @r#"{"tick":22,"duration_ms":9,"kind":"stale","status":"completed","grace_period_hours":24,"due":3,"removed":1,"deleted":1,"raced":2,"untold":4,"unreadable":1}"#);
+}
+
+#[test]
+fn reports_of_fills() {
+    let fill = FillReport {
+        status: RunStatus::Completed,
+        created: 1,
+        reannounced: 2,
+        retired: 3,
+        raced: 4,
+        unannounced: 5,
+        missing: BTreeMap::from([("shells".to_owned(), 2)]),
+        degraded: BTreeMap::from([("shells".to_owned(), "no such image".to_owned())]),
+        unreadable: 1,
+    };
+    let run = RunReport { tick: 23, duration_ms: 9, report: Report::Fill(fill) };
+    assert_snapshot!(wire(&run), @r#"{"tick":23,"duration_ms":9,"kind":"fill","status":"completed","created":1,"reannounced":2,"retired":3,"raced":4,"unannounced":5,"missing":{"shells":2},"degraded":{"shells":"no such image"},"unreadable":1}"#);
 }
 
 #[test]

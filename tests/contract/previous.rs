@@ -143,15 +143,35 @@ fn present_types_read_and_write_the_exchanges_of_the_previous_build() {
             | Verb::Template
             | Verb::PutTemplate
             | Verb::RemoveTemplate
-            | Verb::TemplateVersions => {
+            | Verb::TemplateVersions
+            | Verb::Execute
+            | Verb::RegisterNode
+            | Verb::NodePools
+            | Verb::ProvisionWanted
+            | Verb::Provisioned
+            | Verb::ProvisionFailed
+            | Verb::Held => {
                 panic!("is unknown to that build")
             }
             Verb::Pause => assert_same::<PauseRequest, Pause>(exchange),
             Verb::Resume => assert_same::<ResumeRequest, ResumeReply>(exchange),
         }
     }
-    let unrecorded =
-        [Verb::Health, Verb::Pools, Verb::Pool, Verb::PutPool, Verb::DrainPool, Verb::RemovePool];
+    let unrecorded = [
+        Verb::Health,
+        Verb::Pools,
+        Verb::Pool,
+        Verb::PutPool,
+        Verb::DrainPool,
+        Verb::RemovePool,
+        Verb::Execute,
+        Verb::RegisterNode,
+        Verb::NodePools,
+        Verb::ProvisionWanted,
+        Verb::Provisioned,
+        Verb::ProvisionFailed,
+        Verb::Held,
+    ];
     let every = Verb::of(WorkerRole::Allocator)
         .filter(|verb| !unrecorded.contains(verb))
         .map(|verb| verb.as_str().to_owned());

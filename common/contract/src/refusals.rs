@@ -1,7 +1,7 @@
 //! What a request of each verb may be refused with: a promise to callers. Every description of the contract is made
 //! from it, and workers are held to it wherever debug assertions are on. Also what a caller may do that got no answer.
 
-use super::{Fault, FaultCode as F, Verb};
+use super::{Fault, FaultCode as F, NodeVerb, Verb};
 use std::time::Duration;
 
 /// The advice for a caller that must not ask again before it has looked.
@@ -23,6 +23,19 @@ const OF_ANY: &[F] = &[
     F::Timeout,
     F::InternalError,
 ];
+
+/// What any request to a node may come to. A node has no table.
+const OF_ANY_NODE: &[F] = &[
+    F::InvalidRequest,
+    F::Forbidden,
+    F::BodyTooLarge,
+    F::NoWorkers,
+    F::UpstreamUnavailable,
+    F::Timeout,
+    F::InternalError,
+];
+
+// === impl Verb ===
 
 impl Verb {
     /// What a worker may refuse such a request with, beside what any request may come to.
@@ -107,6 +120,27 @@ impl Verb {
     #[must_use]
     pub fn may_end_in(self, code: F) -> bool {
         OF_ANY.contains(&code) || self.own_faults().contains(&code)
+    }
+}
+
+// === impl NodeVerb ===
+
+impl NodeVerb {
+    /// What a node may refuse such a request with, beside what any request to a node may come to.
+    #[must_use]
+    pub const fn own_faults(self) -> &'static [F] {
+        match self {
+            // A sandbox without containers is the wanted result.
+            Self::Remove => &[],
+            Self::Lease => &[F::NotFound],
+            Self::Execute => &[F::NotFound, F::InvalidState],
+        }
+    }
+
+    /// Whether a node may refuse such a request with `code`.
+    #[must_use]
+    pub fn may_end_in(self, code: F) -> bool {
+        OF_ANY_NODE.contains(&code) || self.own_faults().contains(&code)
     }
 }
 

@@ -5,7 +5,7 @@
 
 use contract::limits::{REQUEST_BYTES_MAX, REQUEST_ID_BYTES_MAX};
 use contract::subjects::{ALLOCATOR_SERVICE, REGISTRY_SERVICE};
-use contract::{FaultCode, Subjects, Verb};
+use contract::{FaultCode, Subjects};
 use domain::ids::{
     HEADER_ID_BYTES_MAX, POOL_NAME_BYTES_MAX, REASON_BYTES_MAX, REQUEST_KEY_BYTES_MAX, SANDBOX_ID_BYTES_MAX,
     SANDBOX_NAME_BYTES_MAX, TEMPLATE_ID_BYTES_MAX,
@@ -15,18 +15,21 @@ use schemas::{Schemas, sorted};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use strum::IntoEnumIterator as _;
+use verbs::Asked;
 
 mod examples;
 mod faults;
 mod message;
+mod nodes;
 mod schemas;
 mod streams;
+mod templates;
 mod verbs;
 
 /// Version of AsyncAPI.
 const ASYNCAPI: &str = "3.0.0";
 /// Version of the document: that of the requests, and a number that grows with what is added to them.
-const VERSION: &str = "1.2.0";
+const VERSION: &str = "1.3.0";
 /// The channel that stands for the caller's inbox.
 const REPLIES: &str = "replies";
 /// Where a channel's messages come from in the document.
@@ -59,8 +62,8 @@ pub fn files() -> anyhow::Result<BTreeMap<String, String>> {
 /// Every message, in the order of the tables.
 fn all_messages(schemas: &mut Schemas) -> anyhow::Result<Vec<Message>> {
     let mut messages = Vec::new();
-    for verb in Verb::iter() {
-        messages.extend(verbs::messages(verb, schemas)?);
+    for asked in Asked::every() {
+        messages.extend(verbs::messages(asked, schemas)?);
     }
     for code in FaultCode::iter().filter(|code| faults::is_on_nats(*code)) {
         messages.push(faults::message(code, schemas)?);
@@ -72,9 +75,9 @@ fn all_messages(schemas: &mut Schemas) -> anyhow::Result<Vec<Message>> {
 fn document(messages: &[Message], schemas: &Schemas) -> Value {
     let subjects = Subjects::default();
     let (mut channels, mut operations) = (Map::new(), Map::new());
-    for verb in Verb::iter() {
-        channels.insert(verb.as_str().to_owned(), verbs::channel(verb, &subjects));
-        operations.insert(verb.as_str().to_owned(), verbs::operation(verb));
+    for asked in Asked::every() {
+        channels.insert(asked.key(), verbs::channel(asked, &subjects));
+        operations.insert(asked.key(), verbs::operation(asked));
     }
     channels.insert(REPLIES.to_owned(), replies());
     for place in streams::places(&subjects) {
@@ -112,7 +115,7 @@ fn document(messages: &[Message], schemas: &Schemas) -> Value {
 
 /// The inbox that a caller names in the reply field of its request.
 fn replies() -> Value {
-    let own = Verb::iter().map(verbs::reply_name);
+    let own = Asked::every().map(verbs::reply_name);
     let failures = FaultCode::iter().filter(|code| faults::is_on_nats(*code)).map(faults::name);
     let messages: Map<_, _> = own.chain(failures).map(|name| (name.clone(), reference(&name))).collect();
     json!({
@@ -130,7 +133,8 @@ fn server() -> Value {
         "title": "The NATS server of a fleet",
         "description": format!(
             "`broker up` starts one here, without users; NATS 2.12 or later. Requests are served by the NATS services \
-             `{ALLOCATOR_SERVICE}` and, about templates, `{REGISTRY_SERVICE}`, each with its queue group. Another fleet on the same server has another prefix than \
+             `{ALLOCATOR_SERVICE}` and, about templates, `{REGISTRY_SERVICE}`, each with its queue group; the runner of a node \
+             serves those to its node, without one. Another fleet on the same server has another prefix than \
              `sandbox`: its subjects begin with that, and its streams end with it."
         ),
         "security": [{ "$ref": "#/components/securitySchemes/user" }],

@@ -99,11 +99,11 @@ pub(super) const NODE_REGISTERED: &str = r#"{"node":"node-a","generation":3}"#;
 
 pub(super) const NODE: &str = r#"{"node":"node-a","generation":3}"#;
 
-pub(super) const NODE_POOLS: &str = r#"{"pools":[{"pool":"shells","template":"shell@3","settings":{"kind":"container","image":"host","command":["sleep","infinity"],"cpu_milli":500,"memory_mb":256,"tmpfs_mb":64,"workspace_mb":64,"workspace":"/workspace","pids":64,"ports":[8000],"env":{"LANG":"C.UTF-8"},"user":1000,"network":"none","readiness":{"kind":"exec","command":["true"],"timeout_seconds":30},"isolation":"process","untrusted":false,"supervisor":true}}]}"#;
+pub(super) const NODE_POOLS: &str = r#"{"pools":[{"pool":"shells","template":"shell@3","settings":{"kind":"container","image":"host","command":["sleep","infinity"],"cpu_milli":500,"memory_mb":256,"tmpfs_mb":64,"workspace_mb":64,"workspace":"/workspace","pids":64,"ports":[8000],"env":{"LANG":"C.UTF-8"},"user":1000,"network":"internal","readiness":{"kind":"exec","command":["true"],"timeout_seconds":30},"isolation":"process","untrusted":false,"supervisor":true}}]}"#;
 
 pub(super) const ASK_WANTED: &str = r#"{"node":"node-a","generation":3,"sandbox_id":"ctr_1","epoch":1}"#;
 
-pub(super) const WANTED: &str = r#"{"wanted":{"attempts":1,"settings":{"kind":"container","image":"host","command":["sleep","infinity"],"cpu_milli":500,"memory_mb":256,"tmpfs_mb":64,"workspace_mb":64,"workspace":"/workspace","pids":64,"ports":[8000],"env":{"LANG":"C.UTF-8"},"user":1000,"network":"none","readiness":{"kind":"http","port":8000,"path":"/","timeout_seconds":30},"isolation":"container","runtime":"runsc","untrusted":false,"supervisor":true},"lease":{"epoch":1,"ends_at":1763697600,"grace_seconds":60}}}"#;
+pub(super) const WANTED: &str = r#"{"wanted":{"attempts":1,"settings":{"kind":"container","image":"python:3.12","command":["sleep","infinity"],"cpu_milli":500,"memory_mb":256,"tmpfs_mb":64,"workspace_mb":64,"workspace":"/workspace","pids":64,"ports":[8000],"env":{"LANG":"C.UTF-8"},"user":1000,"network":"internal","readiness":{"kind":"http","port":8000,"path":"/","timeout_seconds":30},"isolation":"container","runtime":"runsc","untrusted":false,"supervisor":true},"lease":{"epoch":1,"ends_at":1763697600,"grace_seconds":60}}}"#;
 
 pub(super) const UNWANTED: &str = r#"{"wanted":null}"#;
 
@@ -119,6 +119,18 @@ pub(super) const PROVISION_RETRIED: &str = r#"{"next":"retry","attempts":2}"#;
 pub(super) const ASK_HELD: &str = r#"{"node":"node-a","generation":3,"containers":[{"sandbox_id":"ctr_1","incarnation":"0198c0de-0000-7000-8000-000000000001"},{"sandbox_id":"ctr_2","incarnation":"0198c0de-0000-7000-8000-000000000002"}]}"#;
 
 pub(super) const HOLDINGS: &str = r#"{"holdings":[{"fate":"keep","lease":{"epoch":1,"ends_at":1763697600,"grace_seconds":60}},{"fate":"remove","lease":null}]}"#;
+
+pub(super) const REMOVE_CONTAINERS: &str = r#"{"sandbox_id":"ctr_1"}"#;
+
+pub(super) const CONTAINERS_REMOVED: &str = r#"{"removed":1}"#;
+
+pub(super) const TELL_LEASE: &str = r#"{"sandbox_id":"ctr_1","incarnation":"0198c0de-0000-7000-8000-000000000001","lease":{"epoch":1,"ends_at":1763697600,"grace_seconds":60}}"#;
+
+pub(super) const LEASE_STORED: &str = r#"{"lease":{"epoch":1,"ends_at":1763697600,"grace_seconds":60}}"#;
+
+pub(super) const EXECUTE_FULL: &str = r#"{"sandbox_id":"ctr_1","incarnation":"0198c0de-0000-7000-8000-000000000001","command":["sh","-c","cat; echo $GREETING"],"env":{"GREETING":"hello"},"cwd":"/workspace","stdin":"one\n","timeout_seconds":10}"#;
+
+pub(super) const EXECUTE_LEAST: &str = r#"{"sandbox_id":"ctr_1","incarnation":"0198c0de-0000-7000-8000-000000000001","command":["true"],"env":{},"timeout_seconds":10}"#;
 
 pub(super) const DELETIONS_STATUS: &str = r#"{"state":"paused","paused":{"by":"operator","since":1763683200,"until":1763683260,"reason":"maintenance"},"breaker":{"state":"open","reason":"failures","until":1,"failures":5},"held_until":1763683260,"rate_per_minute":30,"rate_per_minute_max":60,"consumer_paused_until":1763683300,"pools":{"main":{"waiting":3,"under_way":2,"consumer_paused_until":1763683300}}}"#;
 /// Deletion work.
@@ -139,6 +151,8 @@ pub(super) const CENSUS: &str = r#"{"taken_at":1763683200,"total":3,"available":
 pub(super) const REPORT_CENSUS: &str = r#"{"tick":21,"duration_ms":9,"kind":"census","status":"completed","taken_at":1763683200,"total":3,"available":1,"allocated":2,"pending_deletion":0,"stale":0,"deletion_failed":0,"quarantined":0,"pools":{"main":{"total":3,"available":1,"allocated":2,"pending_deletion":0,"stale":0,"deletion_failed":0,"quarantined":0}},"labs":{"main":{"dns-basics":2}},"labs_left_out":4,"violations":{"claim_elsewhere":0,"claim_missing":0,"held_twice":0,"identity_twice":0},"oldest_deletions":{"main":1763683100},"checked":5,"unchecked":6,"raced":7,"claims_removed":8,"unreadable":1,"identities_made":9,"duplicates_quarantined":10}"#;
 /// The report of a removal of stale sandboxes.
 pub(super) const REPORT_STALE: &str = r#"{"tick":22,"duration_ms":9,"kind":"stale","status":"completed","grace_period_hours":24,"due":3,"removed":1,"deleted":1,"raced":2,"untold":4,"unreadable":1}"#;
+/// The report of a fill of pools.
+pub(super) const REPORT_FILL: &str = r#"{"tick":23,"duration_ms":9,"kind":"fill","status":"completed","created":1,"reannounced":2,"retired":3,"raced":4,"unannounced":5,"missing":{"shells":2},"degraded":{"shells":"no such image"},"unreadable":1}"#;
 /// The report of an expiry run.
 pub(super) const REPORT_EXPIRY: &str = r#"{"tick":19,"duration_ms":12,"kind":"expiry","status":"completed","due":4,"expired":3,"raced":1,"unannounced":2,"unreadable":1}"#;
 /// The report of a sweep.

@@ -43,6 +43,7 @@ pub(super) fn messages(schemas: &mut Schemas) -> anyhow::Result<Vec<Message>> {
         e::REPORT_SWEEP,
         e::REPORT_CENSUS,
         e::REPORT_STALE,
+        e::REPORT_FILL,
     ];
     let parked = [Header::ParkedReason, Header::ParkedAt, Header::Attempts];
     let unreadable = [Header::ParkedReason, Header::ParkedAt];

@@ -1,31 +1,24 @@
-//! The requests: one row for each verb.
+//! The requests: one row for each verb of the workers, and what all requests have in common.
 
 use super::faults;
 use super::message::{Header, Message};
 use super::schemas::Schemas;
-use super::{REPLIES, examples, reference};
+use super::{REPLIES, examples, nodes, reference, templates};
 use contract::bounds::Bounded;
-use contract::nodes::{
-    ExecutionRequest, ExecutionResult, HeldReply, HeldRequest, Holding, NodePoolsReply, NodePoolsRequest,
-    NodeRegistration, ProvisionFailedReply, ProvisionFailedRequest, ProvisionWantedReply,
-    ProvisionWantedRequest, ProvisionedRequest, RegisterNodeRequest,
-};
 use contract::pools::{PoolOrder, PoolRequest, PoolView, PoolsReply, PutPoolRequest};
-use contract::templates::{
-    PutTemplateRequest, RemoveTemplateRequest, TemplateRequest, TemplateVersionsReply,
-    TemplateVersionsRequest, TemplateView, TemplatesReply, TemplatesRequest,
-};
 use contract::{
     AllocateRequest, Allocation, BulkDeleteReply, BulkDeleteRequest, DeletionRequest, DeletionView,
-    DeletionsReply, DeletionsRequest, ExtendRequest, FaultCode, HealthReply, KeyRequest, OrderReply,
-    OrderRequest, ParkedReply, ParkedRequest, Pause, PauseRequest, RecordRequest, RecordView, ReleaseReply,
-    ReleaseRequest, RemoveReply, ReplayAllReply, ReplayAllRequest, ReplayReply, ResumeReply, ResumeRequest,
-    SandboxRequest, SandboxView, SandboxesReply, SandboxesRequest, StatsReply, Subjects, Verb,
+    DeletionsReply, DeletionsRequest, ExtendRequest, FaultCode, HealthReply, KeyRequest, NodeVerb,
+    OrderReply, OrderRequest, ParkedReply, ParkedRequest, Pause, PauseRequest, RecordRequest, RecordView,
+    ReleaseReply, ReleaseRequest, RemoveReply, ReplayAllReply, ReplayAllRequest, ReplayReply, ResumeReply,
+    ResumeRequest, SandboxRequest, SandboxView, SandboxesReply, SandboxesRequest, StatsReply, Subjects, Verb,
 };
 use serde_json::{Value, json};
 use strum::IntoEnumIterator as _;
 use utoipa::ToSchema;
 
+/// Version of the NATS binding of AsyncAPI.
+const BINDING: &str = "0.1.0";
 /// The header in which AsyncAPI looks for NATS's own reply field.
 const REPLY_TO: &str = "$message.header#/reply-to";
 
@@ -40,12 +33,19 @@ enum Asker {
     AnyCaller,
     /// People and their tools.
     Operator,
-    /// The runners of nodes.
+    /// The runners of nodes, or others that ask them.
     Node,
 }
 
+/// What is asked: a request to the workers of a role, or to a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Asked {
+    Worker(Verb),
+    Node(NodeVerb),
+}
+
 /// A request and its reply.
-struct Exchange {
+pub(super) struct Exchange {
     summary: &'static str,
     asker: Asker,
     request: Maker,
@@ -110,40 +110,18 @@ fn exchange(verb: Verb) -> Exchange {
             .shown(&[examples::POOL_ORDER], &[examples::POOL]),
         Verb::RemovePool => operator::<PoolOrder, PoolView>("remove a pool that is drained")
             .shown(&[examples::POOL_ORDER], &[examples::REMOVED_POOL]),
-        Verb::Templates => operator::<TemplatesRequest, TemplatesReply>("list templates, page by page")
-            .shown(&[examples::ASK_TEMPLATES], &[examples::TEMPLATES]),
-        Verb::Template => operator::<TemplateRequest, TemplateView>("show one of them")
-            .shown(&[examples::ASK_TEMPLATE], &[examples::TEMPLATE]),
-        Verb::PutTemplate => operator::<PutTemplateRequest, TemplateView>("write a version of a template")
-            .shown(&[examples::PUT_TEMPLATE], &[examples::TEMPLATE]),
-        Verb::RemoveTemplate => operator::<RemoveTemplateRequest, TemplateView>("remove an unused template")
-            .shown(&[examples::REMOVE_TEMPLATE], &[examples::REMOVED_TEMPLATE]),
-        Verb::TemplateVersions => operator::<TemplateVersionsRequest, TemplateVersionsReply>(
-            "list the versions of a template, page by page",
-        )
-        .shown(&[examples::ASK_VERSIONS], &[examples::VERSIONS]),
-        Verb::Execute => any_caller::<ExecutionRequest, ExecutionResult>(
-            "run a command in my container; not to be repeated blindly",
-        )
-        .shown(&[examples::EXECUTION, examples::EXECUTION_LEAST], &[examples::EXECUTED, examples::TIMED_OUT]),
-        Verb::RegisterNode => node::<RegisterNodeRequest, NodeRegistration>("register the runner of a node")
-            .shown(&[examples::REGISTER_NODE], &[examples::NODE_REGISTERED]),
-        Verb::NodePools => {
-            node::<NodePoolsRequest, NodePoolsReply>("which pools get their sandboxes from nodes")
-                .shown(&[examples::NODE], &[examples::NODE_POOLS])
-        }
-        Verb::ProvisionWanted => {
-            node::<ProvisionWantedRequest, ProvisionWantedReply>("is a sandbox still to be created")
-                .shown(&[examples::ASK_WANTED], &[examples::WANTED, examples::UNWANTED])
-        }
-        Verb::Provisioned => node::<ProvisionedRequest, Holding>("a container is ready")
-            .shown(&[examples::PROVISIONED], &[examples::KEPT]),
-        Verb::ProvisionFailed => {
-            node::<ProvisionFailedRequest, ProvisionFailedReply>("an attempt to create a sandbox failed")
-                .shown(&[examples::PROVISION_FAILED], &[examples::PROVISION_RETRIED])
-        }
-        Verb::Held => node::<HeldRequest, HeldReply>("what should become of my containers")
-            .shown(&[examples::ASK_HELD], &[examples::HOLDINGS]),
+        Verb::Templates => templates::list(),
+        Verb::Template => templates::show(),
+        Verb::PutTemplate => templates::put(),
+        Verb::RemoveTemplate => templates::remove(),
+        Verb::TemplateVersions => templates::versions(),
+        Verb::Execute => nodes::execution(),
+        Verb::RegisterNode => nodes::register(),
+        Verb::NodePools => nodes::pools(),
+        Verb::ProvisionWanted => nodes::wanted(),
+        Verb::Provisioned => nodes::provisioned(),
+        Verb::ProvisionFailed => nodes::failed(),
+        Verb::Held => nodes::held(),
         Verb::Pause => operator::<PauseRequest, Pause>("pause all deletions")
             .shown(&[examples::ASK_PAUSE], &[examples::PAUSE]),
         Verb::Resume => operator::<ResumeRequest, ResumeReply>("have them go on")
@@ -151,7 +129,7 @@ fn exchange(verb: Verb) -> Exchange {
     }
 }
 
-fn any_caller<Q: ToSchema, R: ToSchema>(summary: &'static str) -> Exchange {
+pub(super) fn any_caller<Q: ToSchema, R: ToSchema>(summary: &'static str) -> Exchange {
     Exchange {
         summary,
         asker: Asker::AnyCaller,
@@ -173,11 +151,11 @@ fn bounded<Q: ToSchema>(
     Message::of::<Bounded<Q>>(name, summary, examples, schemas)
 }
 
-fn operator<Q: ToSchema, R: ToSchema>(summary: &'static str) -> Exchange {
+pub(super) fn operator<Q: ToSchema, R: ToSchema>(summary: &'static str) -> Exchange {
     Exchange { asker: Asker::Operator, ..any_caller::<Q, R>(summary) }
 }
 
-fn node<Q: ToSchema, R: ToSchema>(summary: &'static str) -> Exchange {
+pub(super) fn node<Q: ToSchema, R: ToSchema>(summary: &'static str) -> Exchange {
     Exchange { asker: Asker::Node, request: Message::of::<Q>, ..any_caller::<Q, R>(summary) }
 }
 
@@ -185,41 +163,85 @@ fn order(summary: &'static str) -> Exchange {
     operator::<OrderRequest, OrderReply>(summary).shown(&[examples::ORDER], &[examples::ORDERED])
 }
 
+// === impl Asked ===
+
+impl Asked {
+    /// Every request.
+    pub(super) fn every() -> impl Iterator<Item = Self> {
+        Verb::iter().map(Self::Worker).chain(NodeVerb::iter().map(Self::Node))
+    }
+
+    /// The name of its channel and its operation.
+    pub(super) fn key(self) -> String {
+        match self {
+            Self::Worker(verb) => verb.as_str().to_owned(),
+            Self::Node(verb) => format!("node-{}", verb.as_str()),
+        }
+    }
+
+    fn exchange(self) -> Exchange {
+        match self {
+            Self::Worker(verb) => exchange(verb),
+            Self::Node(verb) => nodes::exchange(verb),
+        }
+    }
+
+    fn may_end_in(self, code: FaultCode) -> bool {
+        match self {
+            Self::Worker(verb) => verb.may_end_in(code),
+            Self::Node(verb) => verb.may_end_in(code),
+        }
+    }
+
+    /// How its receivers subscribe.
+    fn binding(self) -> Value {
+        match self {
+            Self::Worker(verb) => json!({ "queue": verb.role().service(), "bindingVersion": BINDING }),
+            Self::Node(_) => json!({ "bindingVersion": BINDING }),
+        }
+    }
+}
+
 // === impl Exchange ===
 
 impl Exchange {
-    const fn shown(mut self, asks: &'static [&'static str], answers: &'static [&'static str]) -> Self {
+    pub(super) const fn shown(
+        mut self,
+        asks: &'static [&'static str],
+        answers: &'static [&'static str],
+    ) -> Self {
         self.asks = asks;
         self.answers = answers;
         self
     }
 }
 
-/// The name of a verb in the names of its messages: `ReplayAll` for `replay-all`.
-fn title(verb: Verb) -> String {
-    let words = verb.as_str().split('-').map(|word| {
+/// The name of a request in the names of its messages: `ReplayAll` for `replay-all`.
+fn title(asked: Asked) -> String {
+    let key = asked.key();
+    let words = key.split('-').map(|word| {
         let (first, rest) = word.split_at_checked(1).unwrap_or((word, ""));
         format!("{}{rest}", first.to_ascii_uppercase())
     });
     words.collect()
 }
 
-fn request_name(verb: Verb) -> String {
-    format!("{}Request", title(verb))
+fn request_name(asked: Asked) -> String {
+    format!("{}Request", title(asked))
 }
 
-/// The name of the message that answers a verb.
-pub(super) fn reply_name(verb: Verb) -> String {
-    format!("{}Reply", title(verb))
+/// The name of the message that answers a request.
+pub(super) fn reply_name(asked: Asked) -> String {
+    format!("{}Reply", title(asked))
 }
 
-/// The request and the reply of a verb.
+/// The request and its reply.
 ///
 /// # Errors
 /// When a schema or an example is no JSON.
-pub(super) fn messages(verb: Verb, schemas: &mut Schemas) -> anyhow::Result<[Message; 2]> {
-    let Exchange { summary, request, asks, reply, answers, .. } = exchange(verb);
-    let asked = [
+pub(super) fn messages(asked: Asked, schemas: &mut Schemas) -> anyhow::Result<[Message; 2]> {
+    let Exchange { summary, request, asks, reply, answers, .. } = asked.exchange();
+    let of_any = [
         Header::RequestId,
         Header::RemainingMs,
         Header::SentAtMs,
@@ -228,34 +250,42 @@ pub(super) fn messages(verb: Verb, schemas: &mut Schemas) -> anyhow::Result<[Mes
         Header::Principal,
         Header::Scope,
     ];
-    let (of_claim, of_lease): (&[_], &[_]) = match verb {
-        Verb::Allocate => {
+    let (of_claim, of_lease): (&[_], &[_]) = match asked {
+        Asked::Worker(Verb::Allocate) => {
             (&[Header::IdempotencyKey, Header::RequestKey, Header::Attempt], &[Header::Outcome])
         }
         _ => (&[], &[]),
     };
-    let asked = [&asked[..], of_claim].concat();
-    let request = request(request_name(verb), format!("{summary}: the request"), asks, schemas)?;
-    let reply = reply(reply_name(verb), format!("{summary}: the answer"), answers, schemas)?;
-    Ok([request.with_headers(&asked, &[]), reply.with_headers(&[Header::RequestId], of_lease)])
+    let of_request = [&of_any[..], of_claim].concat();
+    let request = request(request_name(asked), format!("{summary}: the request"), asks, schemas)?;
+    let reply = reply(reply_name(asked), format!("{summary}: the answer"), answers, schemas)?;
+    Ok([request.with_headers(&of_request, &[]), reply.with_headers(&[Header::RequestId], of_lease)])
 }
 
-/// The subject of a verb.
-pub(super) fn channel(verb: Verb, subjects: &Subjects) -> Value {
-    let name = request_name(verb);
-    json!({
-        "address": subjects.request(verb),
-        "title": title(verb),
-        "summary": exchange(verb).summary,
+/// The subject of a request.
+pub(super) fn channel(asked: Asked, subjects: &Subjects) -> Value {
+    let name = request_name(asked);
+    let mut channel = json!({
+        "title": title(asked),
+        "summary": asked.exchange().summary,
         "messages": { name.as_str(): reference(&name) },
-    })
+    });
+    let (address, parameters) = match asked {
+        Asked::Worker(verb) => (subjects.request(verb), None),
+        Asked::Node(verb) => (nodes::address(verb, subjects), Some(nodes::parameters())),
+    };
+    if let Some(fields) = channel.as_object_mut() {
+        fields.insert("address".to_owned(), address.into());
+        fields.extend(parameters.map(|parameters| ("parameters".to_owned(), parameters)));
+    }
+    channel
 }
 
-/// The request of a verb, with all that may come back.
-pub(super) fn operation(verb: Verb) -> Value {
-    let Exchange { summary, asker, .. } = exchange(verb);
-    let failures = FaultCode::iter().filter(|code| verb.may_end_in(*code));
-    let replies = std::iter::once(reply_name(verb)).chain(failures.map(faults::name));
+/// A request, with all that may come back.
+pub(super) fn operation(asked: Asked) -> Value {
+    let Exchange { summary, asker, .. } = asked.exchange();
+    let failures = FaultCode::iter().filter(|code| asked.may_end_in(*code));
+    let replies = std::iter::once(reply_name(asked)).chain(failures.map(faults::name));
     let replies: Vec<_> = replies.map(|name| at(REPLIES, &name)).collect();
     let tag = match asker {
         Asker::AnyCaller => "lab",
@@ -264,12 +294,12 @@ pub(super) fn operation(verb: Verb) -> Value {
     };
     json!({
         "action": "receive",
-        "title": title(verb),
+        "title": title(asked),
         "summary": summary,
-        "channel": { "$ref": format!("#/channels/{}", verb.as_str()) },
-        "messages": [at(verb.as_str(), &request_name(verb))],
+        "channel": { "$ref": format!("#/channels/{}", asked.key()) },
+        "messages": [at(&asked.key(), &request_name(asked))],
         "tags": [{ "name": tag }],
-        "bindings": { "nats": { "queue": verb.role().service(), "bindingVersion": "0.1.0" } },
+        "bindings": { "nats": asked.binding() },
         "reply": {
             "address": {
                 "location": REPLY_TO,
