@@ -248,11 +248,11 @@ impl Attached {
         for part in bytes.chunks(CHUNK_BYTES_MAX) {
             let end = self.stdin_sent + part.len() as u64;
             let fits = |state: &StdinState| !state.is_open || end <= state.written + STDIN_WINDOW_BYTES;
-            let state = self.stdin.wait_for(fits).await.map_err(|_| ClientError::Closed)?;
-            if !state.is_open {
+            // Copied out of the guard, which must not be held over a wait: the future has to be `Send`.
+            let is_open = self.stdin.wait_for(fits).await.map_err(|_| ClientError::Closed)?.is_open;
+            if !is_open {
                 return Err(ClientError::StdinClosed);
             }
-            drop(state);
             let mut frame = Vec::new();
             write_chunk(&self.id, Stream::Stdin, self.stdin_sent, part, &mut frame)?;
             self.link.send(frame).await?;
