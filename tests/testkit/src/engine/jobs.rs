@@ -229,7 +229,9 @@ impl Link {
                 }
             },
             Request::More { .. } | Request::Consumed { .. } => Response::Done,
-            Request::EndStdin { id } => supervisor.running(&id, |_| {}),
+            // As the supervisor does, also for a job that has ended.
+            Request::EndStdin { id } if supervisor.jobs.lock().contains_key(&id) => Response::Done,
+            Request::EndStdin { .. } => refused(RefusalCode::NotFound, "there is no such job"),
             Request::Signal { id, signal } => {
                 supervisor.running(&id, |job| job.finish(&id, End::Signalled(signal.into())))
             }
