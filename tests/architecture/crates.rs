@@ -97,6 +97,8 @@ fn against_direction(tree: &Tree) -> Vec<String> {
                     continue;
                 }
             },
+            // It speaks to the supervisors of its containers.
+            ["services", "runner", "Cargo.toml"] => &["domain", "contract", "ports", "runtime", "supervisor"],
             ["services", _, "Cargo.toml"] => &FOUNDATION,
             // Its fake engine answers as a supervisor does.
             ["tests", "testkit", "Cargo.toml"] => &["domain", "contract", "ports", "runtime", "supervisor"],

@@ -72,7 +72,7 @@ impl User {
 async fn roles_may_publish_only_their_own_subjects() {
     let server = server().await;
     let subjects = Subjects::default();
-    let cases: [(&str, &[&str]); 38] = [
+    let cases: [(&str, &[&str]); 40] = [
         ("sandbox.v1.allocate", &["ingress", "service", "operator"]),
         ("sandbox.v1.replay", &["ingress", "operator"]),
         ("sandbox.v1.put-template", &["ingress", "operator"]),
@@ -85,14 +85,16 @@ async fn roles_may_publish_only_their_own_subjects() {
         ("sandbox.provisions.parked.shells.ctr_1", &["runner"]),
         ("sandbox.node.node-a.remove", &["reaper"]),
         ("sandbox.node.node-a.lease", &["allocator"]),
-        ("sandbox.node.node-a.execute", &["ingress"]),
+        ("sandbox.node.node-a.execute", &["allocator"]),
+        ("sandbox.node.node-a.inventory", &["reconciler"]),
+        ("sandbox.v1.execute", &["ingress", "service", "operator"]),
         ("sandbox.node.node-a.other", &[]),
-        ("sandbox.v1.register-node", &["ingress", "runner", "operator"]),
-        ("sandbox.v1.node-pools", &["ingress", "runner", "operator"]),
-        ("sandbox.v1.provision-wanted", &["ingress", "runner", "operator"]),
-        ("sandbox.v1.provisioned", &["ingress", "runner", "operator"]),
-        ("sandbox.v1.provision-failed", &["ingress", "runner", "operator"]),
-        ("sandbox.v1.held", &["ingress", "runner", "operator"]),
+        ("sandbox.v1.register-node", &["runner", "operator"]),
+        ("sandbox.v1.node-pools", &["runner", "operator"]),
+        ("sandbox.v1.provision-wanted", &["runner", "operator"]),
+        ("sandbox.v1.provisioned", &["runner", "operator"]),
+        ("sandbox.v1.provision-failed", &["runner", "operator"]),
+        ("sandbox.v1.held", &["runner", "operator"]),
         ("sandbox.v1.health", &["ingress", "service", "operator"]),
         ("$JS.API.CONSUMER.MSG.NEXT.PROVISIONS.runner-lease-shells", &["runner", "operator"]),
         ("$JS.ACK.PROVISIONS.runner-lease-shells.1.1.1.1.0", &["runner", "operator"]),

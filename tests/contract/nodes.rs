@@ -3,10 +3,10 @@
 use crate::messages::{reads, strict, wire};
 use contract::nodes::{
     AfterFailure, ExecuteRequest, ExecutionRequest, ExecutionResult, Fate, HeldContainer, HeldReply,
-    HeldRequest, Holding, LeaseReply, LeaseRequest, NodeLease, NodePool, NodePoolsReply, NodePoolsRequest,
-    NodeRegistration, ProvisionFailedReply, ProvisionFailedRequest, ProvisionWantedReply,
-    ProvisionWantedRequest, ProvisionedRequest, RegisterNodeRequest, RemoveContainersReply,
-    RemoveContainersRequest, WantedSandbox,
+    HeldRequest, Holding, InventoryReply, InventoryRequest, LeaseReply, LeaseRequest, NodeLease, NodePool,
+    NodePoolsReply, NodePoolsRequest, NodeRegistration, ProvisionFailedReply, ProvisionFailedRequest,
+    ProvisionWantedReply, ProvisionWantedRequest, ProvisionedRequest, RegisterNodeRequest,
+    RemoveContainersReply, RemoveContainersRequest, WantedSandbox,
 };
 use contract::templates::TemplateSettings;
 use insta::assert_snapshot;
@@ -130,6 +130,11 @@ fn replies_to_reports() {
 
 #[test]
 fn requests_to_a_node() {
+    let held = HeldContainer { sandbox_id: sandbox(1), incarnation: incarnation(1) };
+    let request = InventoryRequest { containers: vec![held.clone()] };
+    assert_snapshot!(strict(&request), @r#"{"containers":[{"sandbox_id":"ctr_1","incarnation":"0198c0de-0000-7000-8000-000000000001"}]}"#);
+    let reply = InventoryReply { generation: 3, missing: vec![held] };
+    assert_snapshot!(wire(&reply), @r#"{"generation":3,"missing":[{"sandbox_id":"ctr_1","incarnation":"0198c0de-0000-7000-8000-000000000001"}]}"#);
     let request = RemoveContainersRequest { sandbox_id: sandbox(1) };
     assert_snapshot!(strict(&request), @r#"{"sandbox_id":"ctr_1"}"#);
     let request = LeaseRequest { sandbox_id: sandbox(1), incarnation: incarnation(1), lease: lease() };

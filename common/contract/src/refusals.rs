@@ -134,6 +134,7 @@ impl NodeVerb {
             Self::Remove => &[],
             Self::Lease => &[F::NotFound],
             Self::Execute => &[F::NotFound, F::InvalidState],
+            Self::Inventory => &[],
         }
     }
 

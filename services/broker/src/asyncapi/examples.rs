@@ -120,6 +120,11 @@ pub(super) const ASK_HELD: &str = r#"{"node":"node-a","generation":3,"containers
 
 pub(super) const HOLDINGS: &str = r#"{"holdings":[{"fate":"keep","lease":{"epoch":1,"ends_at":1763697600,"grace_seconds":60}},{"fate":"remove","lease":null}]}"#;
 
+pub(super) const ASK_INVENTORY: &str =
+    r#"{"containers":[{"sandbox_id":"ctr_1","incarnation":"0198c0de-0000-7000-8000-000000000001"}]}"#;
+
+pub(super) const INVENTORY: &str = r#"{"generation":3,"missing":[{"sandbox_id":"ctr_1","incarnation":"0198c0de-0000-7000-8000-000000000001"}]}"#;
+
 pub(super) const REMOVE_CONTAINERS: &str = r#"{"sandbox_id":"ctr_1"}"#;
 
 pub(super) const CONTAINERS_REMOVED: &str = r#"{"removed":1}"#;

@@ -3,10 +3,10 @@
 use super::examples;
 use super::verbs::{Exchange, any_caller, node};
 use contract::nodes::{
-    ExecuteRequest, ExecutionRequest, ExecutionResult, HeldReply, HeldRequest, Holding, LeaseReply,
-    LeaseRequest, NodePoolsReply, NodePoolsRequest, NodeRegistration, ProvisionFailedReply,
-    ProvisionFailedRequest, ProvisionWantedReply, ProvisionWantedRequest, ProvisionedRequest,
-    RegisterNodeRequest, RemoveContainersReply, RemoveContainersRequest,
+    ExecuteRequest, ExecutionRequest, ExecutionResult, HeldReply, HeldRequest, Holding, InventoryReply,
+    InventoryRequest, LeaseReply, LeaseRequest, NodePoolsReply, NodePoolsRequest, NodeRegistration,
+    ProvisionFailedReply, ProvisionFailedRequest, ProvisionWantedReply, ProvisionWantedRequest,
+    ProvisionedRequest, RegisterNodeRequest, RemoveContainersReply, RemoveContainersRequest,
 };
 use contract::{NodeVerb, Subjects};
 use domain::NodeId;
@@ -67,6 +67,10 @@ pub(super) fn exchange(verb: NodeVerb) -> Exchange {
             &[examples::EXECUTE_FULL, examples::EXECUTE_LEAST],
             &[examples::EXECUTED, examples::TIMED_OUT],
         ),
+        NodeVerb::Inventory => {
+            node::<InventoryRequest, InventoryReply>("which of these containers do you not have")
+                .shown(&[examples::ASK_INVENTORY], &[examples::INVENTORY])
+        }
     }
 }
 

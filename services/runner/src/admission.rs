@@ -1,0 +1,110 @@
+//! When the queue may fetch work for this node.
+
+use crate::containers::Containers;
+use crate::pools::Pools;
+use contract::ProvisionLane;
+use domain::SandboxId;
+use parking_lot::Mutex;
+use ports::bus::Verdict;
+use ports::bus::rotation::IDLE_LOOK_PERIOD;
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+/// The longest that a node fetches later than others because of its load, in milliseconds. It is long beside a fetch, so that
+/// a node with less load is first, and short beside a creation.
+const LOAD_WAIT_MS_MAX: u64 = 50;
+/// Time after which a full node looks again. It learns of a removal at once, but has no way to wake the queue.
+const FULL_WAIT: Duration = Duration::from_millis(200);
+/// Time without fetching after the engine could not create a container: longer than a short disturbance of the engine, and
+/// so that few messages are fetched and put off during a long one.
+const CLOSED_MS: u64 = 5_000;
+/// Most sandboxes whose retries are remembered: far more than a node has in work; beyond it the oldest knowledge is worth
+/// nothing.
+const RETRIES_MAX: usize = 10_000;
+
+/// The admission of a node.
+#[derive(Debug, Default)]
+pub(crate) struct Admission {
+    /// When the wait of each lane that waits is over.
+    waits: Mutex<BTreeMap<ProvisionLane, u64>>,
+    closed_until_ms: Mutex<u64>,
+}
+
+/// How often this process has put work off. The queue counts these deliveries like others.
+#[derive(Debug, Default)]
+pub(crate) struct Retries {
+    counts: Mutex<HashMap<SandboxId, u64>>,
+}
+
+// === impl Admission ===
+
+impl Admission {
+    /// Reserves places for a lane, or says when to ask again.
+    pub(crate) fn admit(
+        &self,
+        now_ms: u64,
+        lane: &ProvisionLane,
+        places: usize,
+        pools: &Pools,
+        containers: &Containers,
+    ) -> (usize, Duration) {
+        let Some(demand) = pools.demand(&lane.pool) else { return (0, IDLE_LOOK_PERIOD) };
+        let closed_ms = self.closed_until_ms.lock().saturating_sub(now_ms);
+        if closed_ms > 0 {
+            return (0, Duration::from_millis(closed_ms));
+        }
+        let (used, promised) = containers.used();
+        if !used.plus(promised).plus(demand).fits(containers.offered()) {
+            return (0, FULL_WAIT);
+        }
+        let share = used.plus(promised).share_milli(containers.offered());
+        let wait_ms = LOAD_WAIT_MS_MAX.saturating_mul(share) / 1_000;
+        let mut waits = self.waits.lock();
+        // A wait that ended long ago belonged to an earlier look at this lane.
+        let idle_ms = u64::try_from(IDLE_LOOK_PERIOD.as_millis()).unwrap_or(u64::MAX);
+        let over_ms = waits.get(lane).copied().filter(|over_ms| over_ms.saturating_add(idle_ms) > now_ms);
+        let left_ms = over_ms.map_or(wait_ms, |over_ms| over_ms.saturating_sub(now_ms));
+        if left_ms > 0 {
+            waits.insert(lane.clone(), now_ms.saturating_add(left_ms));
+            return (0, Duration::from_millis(left_ms));
+        }
+        waits.remove(lane);
+        drop(waits);
+        match containers.reserve(lane, demand, places) {
+            0 => (0, FULL_WAIT),
+            count => (count, Duration::ZERO),
+        }
+    }
+
+    /// Fetches nothing for a while.
+    pub(crate) fn close(&self, now_ms: u64) {
+        *self.closed_until_ms.lock() = now_ms.saturating_add(CLOSED_MS);
+    }
+}
+
+// === impl Retries ===
+
+impl Retries {
+    /// How often the work of a sandbox was put off here.
+    pub(crate) fn of(&self, sandbox: &SandboxId) -> u64 {
+        self.counts.lock().get(sandbox).copied().unwrap_or_default()
+    }
+
+    /// Notes a verdict. An attempt that was counted is in the record of the sandbox.
+    pub(crate) fn note(&self, sandbox: &SandboxId, verdict: &Verdict, is_counted: bool) {
+        let mut counts = self.counts.lock();
+        match verdict {
+            Verdict::Retry { .. } if is_counted => {}
+            Verdict::Retry { .. } => {
+                if counts.len() >= RETRIES_MAX {
+                    counts.clear();
+                }
+                *counts.entry(sandbox.clone()).or_default() += 1;
+            }
+            Verdict::Done | Verdict::GiveUp { .. } => drop(counts.remove(sandbox)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,73 @@
+//! When a node fetches.
+
+use super::*;
+use crate::Demand;
+use crate::tests::{OFFERED, Rig, pool, run, sandbox};
+use contract::ProvisionPriority;
+use domain::PoolName;
+
+const MS: Duration = Duration::from_millis(1);
+
+fn lane(priority: ProvisionPriority, pool: &PoolName) -> ProvisionLane {
+    ProvisionLane { priority, pool: pool.clone() }
+}
+
+#[test]
+fn node_with_more_load_fetches_later() {
+    run(async {
+        let rig = Rig::new().await;
+        let node = &rig.node;
+        let admit = |priority| {
+            let (lane, now_ms) = (lane(priority, &pool()), ports::clock::Clock::now_ms(&rig.clock));
+            node.admission.admit(now_ms, &lane, 1, &node.pools, &node.containers)
+        };
+        assert_eq!(admit(ProvisionPriority::Fill), (1, Duration::ZERO), "without any load");
+        // A quarter of the memory is promised.
+        assert_eq!(admit(ProvisionPriority::Fill), (0, 12 * MS));
+        assert_eq!(admit(ProvisionPriority::Lease), (0, 12 * MS), "each lane waits for itself");
+        rig.clock.advance(5 * MS);
+        assert_eq!(admit(ProvisionPriority::Fill), (0, 7 * MS), "the rest of its wait");
+        rig.clock.advance(7 * MS);
+        assert_eq!(admit(ProvisionPriority::Fill), (1, Duration::ZERO));
+        assert_eq!(admit(ProvisionPriority::Fill), (0, 25 * MS), "half of it is promised");
+        rig.clock.advance(Duration::from_secs(60));
+        assert_eq!(admit(ProvisionPriority::Fill), (0, 25 * MS), "an old wait does not count");
+        rig.clock.advance(25 * MS);
+        assert_eq!(admit(ProvisionPriority::Fill).0, 1);
+        rig.clock.advance(37 * MS);
+        assert_eq!(admit(ProvisionPriority::Lease).0, 0);
+        rig.clock.advance(37 * MS);
+        assert_eq!(admit(ProvisionPriority::Lease).0, 1);
+        assert_eq!(admit(ProvisionPriority::Lease), (0, FULL_WAIT), "it is full");
+        assert_eq!(node.containers.used().1.memory_mb, OFFERED.memory_mb);
+    });
+}
+
+#[test]
+fn nothing_is_fetched_for_other_pools_or_while_the_engine_fails() {
+    run(async {
+        let rig = Rig::new().await;
+        let (node, fill) = (&rig.node, ProvisionPriority::Fill);
+        let other = lane(fill, &PoolName::parse("other").unwrap());
+        let admit = |now_ms, lane: &ProvisionLane| {
+            node.admission.admit(now_ms, lane, 9, &node.pools, &node.containers)
+        };
+        assert_eq!(admit(0, &other), (0, IDLE_LOOK_PERIOD));
+        node.admission.close(10_000);
+        assert_eq!(admit(14_999, &lane(fill, &pool())), (0, MS));
+        assert_eq!(admit(15_000, &lane(fill, &pool())).0, 4);
+        assert_eq!(node.containers.used().1, Demand { cpu_milli: 4_000, memory_mb: 2_048, sandboxes: 4 });
+    });
+}
+
+#[test]
+fn only_uncounted_retries_are_remembered_until_the_work_is_over() {
+    let (retries, id) = (Retries::default(), sandbox("ctr_1"));
+    let again = Verdict::Retry { delay: MS };
+    retries.note(&id, &again, false);
+    retries.note(&id, &again, false);
+    retries.note(&id, &again, true);
+    assert_eq!((retries.of(&id), retries.of(&sandbox("ctr_2"))), (2, 0));
+    retries.note(&id, &Verdict::Done, false);
+    assert_eq!(retries.of(&id), 0);
+}

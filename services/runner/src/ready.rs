@@ -1,0 +1,168 @@
+//! Makes a container ready: starts its main command and waits until it can be handed out.
+
+use crate::{Node, within};
+use domain::TemplateSpec;
+use domain::template::Readiness;
+use ports::clock::Clock;
+use ports::engine::{Container, EngineError};
+use runtime::telemetry::Chain;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+use supervisor::{Client, ClientError, End, Job, JobId, Outcome, RefusalCode};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+/// The job of a template's main command. It is fixed, so that a second start after a restart of the runner is refused.
+pub(crate) const MAIN_JOB: &str = "main";
+/// Time between two checks: short beside the time that a service takes to start, long beside a check.
+const CHECK_PAUSE: Duration = Duration::from_millis(200);
+/// Time-out of one check over the network. The address is on this machine.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
+/// Most bytes of the head of an HTTP reply, and of its headers: as usual servers send them.
+const HEAD_BYTES_MAX: usize = 16 * 1024;
+/// Most headers of an HTTP reply.
+const HEADERS_MAX: usize = 100;
+
+/// Why a container did not become ready, for people.
+pub(crate) type NotReady = String;
+
+// === impl Node ===
+
+impl Node {
+    /// Starts the main command and returns when the container can be handed out.
+    pub(crate) async fn make_ready(
+        &self,
+        container: &Container,
+        template: &TemplateSpec,
+    ) -> Result<(), NotReady> {
+        let ready = async {
+            self.start_main(container, template).await?;
+            match &template.readiness {
+                Readiness::Running => Ok(()),
+                Readiness::Exec(command) => self.until_success(container, template, command).await,
+                Readiness::Tcp { port } => {
+                    let address = endpoint(container, *port)?;
+                    self.until(|| accepts(self.clock.as_ref(), address)).await;
+                    Ok(())
+                }
+                Readiness::Http { port, path } => {
+                    let address = endpoint(container, *port)?;
+                    self.until(|| answers(self.clock.as_ref(), address, path)).await;
+                    Ok(())
+                }
+            }
+        };
+        let seconds = template.ready_within.as_secs();
+        let ready = within(self.clock.as_ref(), template.ready_within, ready).await;
+        ready.unwrap_or_else(|| Err(format!("it did not become ready within {seconds} s")))
+    }
+
+    async fn start_main(&self, container: &Container, template: &TemplateSpec) -> Result<(), NotReady> {
+        if template.command.is_empty() {
+            return Ok(());
+        }
+        let id = job_id(MAIN_JOB)?;
+        let client = self.client(container).await?;
+        let job = job_of(id, template.command.clone(), template.user, template.env.clone());
+        match client.start(job).await {
+            // Attached to nothing from here on; the job goes on.
+            Ok(_) => Ok(()),
+            // By an earlier attempt to make this container ready.
+            Err(ClientError::Refused(refusal)) if refusal.code == RefusalCode::Exists => Ok(()),
+            Err(error) => Err(format!("its main command cannot be started: {}", Chain(&error))),
+        }
+    }
+
+    /// Repeats a command until it succeeds.
+    async fn until_success(
+        &self,
+        container: &Container,
+        template: &TemplateSpec,
+        command: &[String],
+    ) -> Result<(), NotReady> {
+        loop {
+            let client = self.client(container).await?;
+            let id = job_id(&format!("ready-{}", self.random.fresh_id()))?;
+            let mut job = job_of(id, command.to_vec(), template.user, template.env.clone());
+            // If this process ends in the meantime, the check ends as well.
+            job.timeout_ms = u64::try_from(template.ready_within.as_millis()).ok();
+            job.output_max_bytes = 0;
+            match client.run(job, b"").await {
+                Ok(Outcome { ended, .. }) if ended.end == End::Exited(0) => return Ok(()),
+                Ok(Outcome { ended, .. }) => {
+                    if let End::FailedToStart(reason) = ended.end {
+                        return Err(format!("its readiness command cannot be started: {reason}"));
+                    }
+                }
+                Err(error) => tracing::debug!(error = %Chain(&error), "a readiness check failed"),
+            }
+            self.clock.sleep(CHECK_PAUSE).await;
+        }
+    }
+
+    async fn until<F: Future<Output = bool>>(&self, check: impl Fn() -> F) {
+        while !check().await {
+            self.clock.sleep(CHECK_PAUSE).await;
+        }
+    }
+
+    async fn client(&self, container: &Container) -> Result<Client, NotReady> {
+        let connected = self.engine.connect(&container.incarnation).await;
+        let connection = connected.map_err(|error: EngineError| format!("it ended at once: {error}"))?;
+        let client = Client::connect(connection).await;
+        client.map_err(|error| format!("its supervisor does not answer: {}", Chain(&error)))
+    }
+}
+
+/// A job of a container's user, in the workspace.
+pub(crate) fn job_of(id: JobId, command: Vec<String>, user: u32, env: BTreeMap<String, String>) -> Job {
+    let mut job = Job::new(id, command);
+    job.uid = Some(user);
+    job.env = env;
+    job.cwd = Some(crate::spec::WORKSPACE.to_owned());
+    job
+}
+
+fn job_id(text: &str) -> Result<JobId, NotReady> {
+    JobId::parse(text).map_err(|problem| problem.to_string())
+}
+
+fn endpoint(container: &Container, port: u16) -> Result<SocketAddr, NotReady> {
+    let found = container.endpoints.iter().find(|endpoint| endpoint.port == port);
+    found.map(|endpoint| endpoint.address).ok_or_else(|| format!("its port {port} is not published"))
+}
+
+/// Whether something accepts connections there.
+async fn accepts(clock: &dyn Clock, address: SocketAddr) -> bool {
+    within(clock, CHECK_TIMEOUT, TcpStream::connect(address)).await.is_some_and(|connected| connected.is_ok())
+}
+
+/// Whether an HTTP server answers `path` with 2xx.
+async fn answers(clock: &dyn Clock, address: SocketAddr, path: &str) -> bool {
+    let status = within(clock, CHECK_TIMEOUT, status_of(address, path)).await;
+    status.is_some_and(|status| status.is_ok_and(|status| (200..300).contains(&status)))
+}
+
+/// The status that an HTTP server answers with. One request without a body needs no client of its own.
+async fn status_of(address: SocketAddr, path: &str) -> std::io::Result<u16> {
+    let mut stream = TcpStream::connect(address).await?;
+    let request =
+        format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\naccept: */*\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut head = Vec::new();
+    loop {
+        if stream.read_buf(&mut head).await? == 0 || head.len() > HEAD_BYTES_MAX {
+            return Err(std::io::ErrorKind::InvalidData.into());
+        }
+        let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+        let mut response = httparse::Response::new(&mut headers);
+        let parsed = response.parse(&head).map_err(std::io::Error::other)?;
+        if parsed.is_complete() {
+            return response.code.ok_or_else(|| std::io::ErrorKind::InvalidData.into());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
