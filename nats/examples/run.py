@@ -135,7 +135,7 @@ class Servers:
 
     def start_fleet(self, url):
         """Starts a fleet on that server, with the table of the last one, and waits until it is ready."""
-        words = [str(BROKER), "up", "--data", str(self.folder / "data"), "--pool", "20", "--nats-url", url]
+        words = [str(BROKER), "up", "--nodes", "0", "--data", str(self.folder / "data"), "--pool", "20", "--nats-url", url]
         for flag in ("http", "simulator-listen"):
             words += [f"--{flag}", "127.0.0.1:0"]
         self.start_broker(words, {"NATS_USER": "{role}", "NATS_PASSWORD": PASSWORD})
@@ -183,7 +183,7 @@ def without_settings(commands):
     """Runs the examples beside a `broker up` without options, as in two terminals; returns 0 if all succeeded."""
     servers = Servers()
     try:
-        servers.start_broker([str(BROKER), "up", "--ephemeral", "--pool", "20"], {"NATS_SERVER": NATS_SERVER})
+        servers.start_broker([str(BROKER), "up", "--nodes", "0", "--ephemeral", "--pool", "20"], {"NATS_SERVER": NATS_SERVER})
         return 1 if servers.finish({name: servers.start(name, words, {}) for name, words in commands.items()}) else 0
     finally:
         servers.stop()

@@ -45,7 +45,7 @@ export class Fleet {
     ]);
     fleet.writeTokens();
     const flags = ["http", "nats-listen", "simulator-listen"].flatMap((flag) => [`--${flag}`, "127.0.0.1:0"]);
-    fleet.process = spawn(broker, ["up", "--ephemeral", "--pool", String(POOL), ...flags], {
+    fleet.process = spawn(broker, ["up", "--nodes", "0", "--ephemeral", "--pool", String(POOL), ...flags], {
       cwd: fleet.folder,
       stdio: ["ignore", "pipe", "pipe"],
       env: {

@@ -83,8 +83,20 @@ async fn interrupted_broker_exits_cleanly_and_ephemeral_leaves_no_data() {
     let folder = tempfile::tempdir().unwrap();
     let any = "127.0.0.1:0";
     let temporary = folder.path().to_str().unwrap();
-    let arguments =
-        ["up", "--ephemeral", "--pool", "5", "--http", any, "--nats-listen", any, "--simulator-listen", any];
+    let arguments = [
+        "up",
+        "--nodes",
+        "0",
+        "--ephemeral",
+        "--pool",
+        "5",
+        "--http",
+        any,
+        "--nats-listen",
+        any,
+        "--simulator-listen",
+        any,
+    ];
     let broker = Broker::start(folder.path(), &arguments, &[("TMPDIR", temporary)]).await;
     eventually("the fleet to be ready", TIMEOUT, || async {
         if broker.output().contains("Try it:") { Ok(()) } else { Err(broker.output()) }
@@ -147,6 +159,8 @@ async fn two_brokers_do_not_share_a_data_directory() {
     let second = run(
         &[
             "up",
+            "--nodes",
+            "0",
             "--data",
             data.to_str().unwrap(),
             "--http",

@@ -25,7 +25,7 @@ class Fleet:
     def __init__(self, folder, pool, env=()):
         self.folder = folder
         self.log = folder / "log"
-        words = [BROKER, "up", "--ephemeral", "--pool", str(pool)]
+        words = [BROKER, "up", "--nodes", "0", "--ephemeral", "--pool", str(pool)]
         for flag in ("http", "nats-listen", "simulator-listen"):
             words += [f"--{flag}", "127.0.0.1:0"]
         with self.log.open("wb") as out:

@@ -135,8 +135,19 @@ impl Up {
     ) -> Self {
         let text = data.to_str().expect("a path that is text");
         let any = "127.0.0.1:0";
-        let mut arguments =
-            vec!["up", "--http", any, "--nats-listen", any, "--simulator-listen", any, "--data", text];
+        let mut arguments = vec![
+            "up",
+            "--nodes",
+            "0",
+            "--http",
+            any,
+            "--nats-listen",
+            any,
+            "--simulator-listen",
+            any,
+            "--data",
+            text,
+        ];
         arguments.extend(more);
         let folder = data.parent().expect("a folder around the data");
         let broker = Broker::start_within(folder, wrapper, &arguments, variables).await;

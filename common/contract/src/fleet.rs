@@ -32,6 +32,8 @@ pub enum WorkerRole {
     Registry,
     /// Works through deletions.
     Reaper,
+    /// Creates and removes containers on its node.
+    Runner,
     /// Runs on ticks.
     Reconciler,
     /// Sends ticks.
@@ -89,9 +91,9 @@ pub struct FleetReply {
 // === impl FleetReply ===
 
 impl FleetReply {
-    /// The roles that no process has.
+    /// The roles that each fleet needs and no process has.
     pub fn missing_roles(&self) -> impl Iterator<Item = WorkerRole> + '_ {
-        self.roles.iter().filter(|(_, count)| **count == 0).map(|(role, _)| *role)
+        self.roles.iter().filter(|(role, count)| **count == 0 && role.is_needed()).map(|(role, _)| *role)
     }
 }
 
@@ -112,6 +114,7 @@ impl WorkerRole {
             Self::Allocator => "Hands out sandboxes and takes them back",
             Self::Registry => "Stores templates",
             Self::Reaper => "Has sandboxes deleted at the provider",
+            Self::Runner => "Creates, runs and removes containers on its node",
             Self::Reconciler => "Runs on ticks: syncs, ends leases, sweeps, counts",
             Self::Scheduler => "Sends ticks",
         }
@@ -125,9 +128,16 @@ impl WorkerRole {
             Self::Allocator => super::subjects::ALLOCATOR_SERVICE,
             Self::Registry => super::subjects::REGISTRY_SERVICE,
             Self::Reaper => "sandbox-reaper",
+            Self::Runner => "sandbox-runner",
             Self::Reconciler => "sandbox-reconciler",
             Self::Scheduler => "sandbox-scheduler",
         }
+    }
+
+    /// Whether each fleet needs it. Only pools of containers need runners.
+    #[must_use]
+    pub fn is_needed(self) -> bool {
+        self != Self::Runner
     }
 
     /// The role of a service.

@@ -202,6 +202,7 @@ fn endpoints(role: WorkerRole, subjects: &Subjects) -> Vec<(EndpointName, Option
         }
         WorkerRole::Ingress => subjects.request_all(),
         WorkerRole::Reaper => subjects.deletion_work_all(),
+        WorkerRole::Runner => subjects.provision_every(),
         WorkerRole::Reconciler | WorkerRole::Scheduler => subjects.tick_all(),
     };
     vec![(EndpointName { name: WORK_ENDPOINT, subject, queue_group: "" }, None)]

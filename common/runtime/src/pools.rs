@@ -56,6 +56,18 @@ impl PoolWatch {
         Self { current, reading: Arc::default(), seeds: Arc::new(seeds) }
     }
 
+    /// The same with one more pool, which is added to a table that lacks it.
+    #[must_use]
+    pub fn with_seed(self, spec: PoolSpec) -> Self {
+        let mut seeds = self.seeds.as_ref().clone();
+        if seeds.specs.iter().any(|seed| seed.name == spec.name) {
+            return self;
+        }
+        seeds.specs.push(spec);
+        let next = self.current().with(seeds.specs.clone());
+        Self { current: Arc::new(RwLock::new(Arc::new(next))), seeds: Arc::new(seeds), ..self }
+    }
+
     /// Knows these versions of templates until the table was read.
     #[must_use]
     pub fn with_templates(self, templates: BTreeMap<PoolName, TemplateVersion>) -> Self {

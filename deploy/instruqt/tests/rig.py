@@ -86,7 +86,7 @@ class Fleet:
     def __init__(self):
         self._folder = tempfile.mkdtemp(prefix="lab-scripts-")
         log = Path(self._folder) / "log"
-        words = [str(BROKER), "up", "--data", f"{self._folder}/data", "--pool", str(POOL)]
+        words = [str(BROKER), "up", "--nodes", "0", "--data", f"{self._folder}/data", "--pool", str(POOL)]
         for flag in ("http", "nats-listen", "simulator-listen"):
             words += [f"--{flag}", "127.0.0.1:0"]
         with log.open("wb") as out:

@@ -14,6 +14,7 @@ use ports::bus::{
     Provisions, Requests, ServiceInfo, SwitchCache, TickTurns, Ticks, Upkeep,
 };
 use ports::clock::Clock;
+use ports::engine::Engine;
 use ports::provider::{Provider, Providers};
 use ports::random::Random;
 use ports::secrets::Secrets;
@@ -36,9 +37,11 @@ use tokio_util::sync::CancellationToken;
 mod answering;
 mod configs;
 mod metrics;
+mod nodes;
 mod providers;
 
 pub use configs::{Backends, Configs};
+pub use nodes::{NodeConfig, NodeError};
 
 use metrics::WorkerMetrics;
 
@@ -90,6 +93,8 @@ pub struct Fleet {
     streams: StreamsThere,
     /// Controls deletions, if this process has a reaper.
     deletion_control: Option<Arc<dyn DeletionControl>>,
+    /// The engines of the nodes of this process.
+    engines: Vec<Arc<dyn Engine>>,
     /// Further readiness checks of the ingress.
     further: Vec<Arc<dyn Check>>,
     /// Notes in the readiness of the ingress.
@@ -134,6 +139,7 @@ impl Fleet {
             is_watched: false,
             streams: StreamsThere { needed_by: Vec::new(), noted_by: Vec::new() },
             deletion_control: None,
+            engines: Vec::new(),
             further: Vec::new(),
             notes: Vec::new(),
             metrics,
@@ -173,6 +179,18 @@ impl Fleet {
     /// When this process has none.
     pub fn store(&self) -> anyhow::Result<Arc<dyn Store>> {
         Ok(Arc::clone(self.table()?) as Arc<dyn Store>)
+    }
+
+    /// What its subjects begin with.
+    #[must_use]
+    pub fn prefix(&self) -> &str {
+        self.backends.nats.subjects.prefix()
+    }
+
+    /// The time.
+    #[must_use]
+    pub fn clock(&self) -> Arc<dyn Clock> {
+        Arc::clone(&self.shared.clock)
     }
 
     /// Adds a readiness check to an ingress that is started later.
@@ -265,51 +283,6 @@ impl Fleet {
         ))
     }
 
-    /// Starts an allocator.
-    ///
-    /// # Errors
-    /// When it cannot be created.
-    pub async fn start_allocator(
-        &mut self,
-        lifecycle: &mut Lifecycle,
-        config: allocator::Config,
-    ) -> anyhow::Result<()> {
-        let bus = self.worker_bus("allocator").await?;
-        let table = Arc::clone(self.table()?);
-        let ports = allocator::Ports {
-            clock: Arc::clone(&self.shared.clock),
-            random: Arc::clone(&self.shared.random),
-            store: Arc::clone(&table) as Arc<dyn Store>,
-            deletions: Arc::new(bus.clone()) as Arc<dyn Deletions>,
-            provisions: Arc::new(bus.clone()),
-            nodes: Arc::new(bus.clone()),
-            deletion_control: Arc::new(bus.clone()) as Arc<dyn DeletionControl>,
-            switch: Arc::new(bus.clone()) as Arc<dyn SwitchCache>,
-            census: Arc::new(bus.clone()) as Arc<dyn CensusStore>,
-            upkeep: Arc::new(bus.clone()) as Arc<dyn Upkeep>,
-            recorder: self.recorder(Arc::new(bus.clone()))?,
-            providers: if config.health.is_some() { self.providers.clone() } else { Providers::default() },
-            provider_names: Arc::new(self.backends.provider_names.clone()),
-            pools: self.pools()?,
-        };
-        let metrics = self.metrics.allocator()?.of_another_worker();
-        let admission =
-            self.admission.get_or_insert_with(|| allocator::Admission::new(&config, &metrics)).clone();
-        let allocator = allocator::Allocator::new(config, ports, metrics.clone()).sharing(admission);
-        self.show(lifecycle, &bus, Arc::new(metrics));
-        self.streams.noted_by.push(bus.clone());
-        self.keep_streams(lifecycle, &bus, Maintenance::CreateMissing);
-        let ready = self.ready_without_streams(lifecycle, "allocator", &bus)?;
-        let stop = self.workers_stop.clone();
-        lifecycle.start("allocator", async move {
-            if ready.await? {
-                allocator.run(&bus, stop).await?;
-            }
-            anyhow::Ok(())
-        });
-        Ok(())
-    }
-
     /// Starts a reaper.
     ///
     /// # Errors
@@ -331,7 +304,7 @@ impl Fleet {
             clock: Arc::clone(&self.shared.clock),
             random: Arc::clone(&self.shared.random),
             store: Arc::clone(&table) as Arc<dyn Store>,
-            providers: self.provider_ports(&bus, &switch),
+            providers: self.provider_ports(&bus, &switch, Arc::clone(&table) as Arc<dyn Store>),
             pools: self.pools()?,
             deletions: Arc::clone(&bus) as Arc<dyn Deletions>,
             deletion_control: Arc::clone(&bus) as Arc<dyn DeletionControl>,
@@ -585,14 +558,25 @@ impl Fleet {
     /// Each provider with its throttle in the fleet.
     fn provider_ports(
         &self,
-        bus: &NatsBus,
+        bus: &Arc<NatsBus>,
         switch: &Switchboard,
+        store: Arc<dyn Store>,
     ) -> BTreeMap<ProviderName, reaper::ProviderPorts> {
-        let with_throttle = |(name, provider): (&ProviderName, &Arc<dyn Provider>)| {
+        let throttle_of = |name: &ProviderName| {
             let throttle = Arc::new(bus.throttle_of(name)) as Arc<dyn ProviderThrottle>;
-            let throttle = Arc::new(SwitchRestoringThrottle::new(throttle, switch.clone()));
-            (name.clone(), reaper::ProviderPorts { provider: Arc::clone(provider), throttle })
+            Arc::new(SwitchRestoringThrottle::new(throttle, switch.clone())) as Arc<dyn ProviderThrottle>
         };
-        self.providers.iter().map(with_throttle).collect()
+        let with_throttle = |(name, provider): (&ProviderName, &Arc<dyn Provider>)| {
+            let (provider, throttle) = (Arc::clone(provider), throttle_of(name));
+            (name.clone(), reaper::ProviderPorts { provider, throttle })
+        };
+        let Shared { clock, random, .. } = &self.shared;
+        let requests = Arc::clone(bus) as Arc<dyn NodeRequests>;
+        let nodes = reaper::Nodes::new(requests, store, Arc::clone(clock), Arc::clone(random));
+        let nodes = reaper::ProviderPorts {
+            provider: Arc::new(nodes),
+            throttle: Arc::new(reaper::Unthrottled::paused_with(throttle_of(&ProviderName::csp()))),
+        };
+        self.providers.iter().map(with_throttle).chain([(ProviderName::nodes(), nodes)]).collect()
     }
 }

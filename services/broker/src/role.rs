@@ -1,6 +1,6 @@
 //! One role in a separate process, configured by the environment.
 
-use crate::fleet::{Backends, Fleet, Shared, Threads};
+use crate::fleet::{Backends, Fleet, NodeConfig, Shared, Threads};
 use anyhow::Context as _;
 use clap::error::ErrorKind;
 use clap::{ArgMatches, Command, FromArgMatches, Subcommand};
@@ -39,6 +39,7 @@ enum RoleConfig {
     Allocator(allocator::Config),
     Registry(registry::Config),
     Reaper(reaper::Config),
+    Runner(Box<NodeConfig>),
     Reconciler(reconciler::Config),
     Scheduler(scheduler::Config),
     Simulator(simulator::Config),
@@ -149,6 +150,10 @@ impl Role {
                 stand_on(settings, true, true);
                 RoleConfig::Reaper(reaper::Config::read(settings))
             }
+            Self::Worker(WorkerRole::Runner) => {
+                stand_on(settings, false, false);
+                RoleConfig::Runner(Box::new(NodeConfig::read(settings)))
+            }
             Self::Worker(WorkerRole::Reconciler) => {
                 stand_on(settings, true, true);
                 RoleConfig::Reconciler(reconciler::Config::read(settings))
@@ -239,6 +244,10 @@ async fn start(
         RoleConfig::Allocator(config) => fleet.start_allocator(lifecycle, config).await?,
         RoleConfig::Registry(config) => fleet.start_registry(lifecycle, config).await?,
         RoleConfig::Reaper(config) => fleet.start_reaper(lifecycle, config).await?,
+        RoleConfig::Runner(config) => {
+            let engine = config.probe(fleet.prefix(), Arc::clone(&shared.clock)).await?;
+            fleet.start_runner(lifecycle, *config, engine).await?;
+        }
         RoleConfig::Reconciler(config) => fleet.start_reconciler(lifecycle, config).await?,
         RoleConfig::Scheduler(config) => fleet.start_scheduler(lifecycle, config).await?,
         RoleConfig::Simulator(_) => {}

@@ -25,6 +25,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 
+mod containers;
 mod welcome;
 
 /// Time for every role to finish. The whole process has to end within 5 s.
@@ -69,6 +70,9 @@ pub struct Options {
     /// Number of reapers.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub reapers: u16,
+    /// Number of nodes on this machine, which run containers; 0 for none.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(0..=16))]
+    pub nodes: u16,
     /// Address of a real NATS server instead of the embedded one.
     #[arg(long, value_name = "URL")]
     pub nats_url: Option<String>,
@@ -160,12 +164,19 @@ pub async fn run(options: Options, env: &dyn Env) -> anyhow::Result<()> {
     let http = listen(options.http).await?;
     overlay.set("HTTP_LISTEN", http.local_addr()?.to_string());
     overlay.set("STOP_GRACE_SECONDS", GRACE.as_secs().to_string());
+    overlay.set_default("RUNNER_DATA", data.path().join("nodes").display().to_string());
+    let state = containers::state_folder(data.path());
+    overlay.set_default("RUNNER_STATE", state.display().to_string());
     let mut embedded = Embedded { disk: Disk::of(data.path()), nats: None, table: None, simulator: None };
     let ended = match embedded.start(&options, &data, &mut overlay, &shared).await {
         Ok(()) => Box::pin(serve(&options, &data, &overlay, &mut embedded, shared, http)).await,
         Err(error) => Err(error),
     };
     embedded.stop().await;
+    if options.ephemeral {
+        // Empty of containers by now. Without nodes there is none.
+        let _ = std::fs::remove_dir_all(&state);
+    }
     ended
 }
 
@@ -177,7 +188,11 @@ async fn serve(
     shared: Shared,
     http: TcpListener,
 ) -> anyhow::Result<()> {
-    let configs = Configs::read(overlay)?;
+    let mut configs = Configs::read(overlay)?;
+    let nodes = containers::probe(&configs, options.nodes, &shared).await?;
+    if nodes.is_some() {
+        configs.backends.pools = configs.backends.pools.map(|pools| pools.with_seed(containers::pool()));
+    }
     let mut lifecycle = Lifecycle::new(GRACE);
     let address = http.local_addr()?;
     let nats = &configs.backends.nats;
@@ -198,6 +213,7 @@ async fn serve(
     let reports = fleet.bus("operator").await?;
     let counts = Counts { allocators: options.allocators, reapers: options.reapers, schedulers: 1 };
     fleet.start_all(&mut lifecycle, configs, counts, http).await?;
+    let containers = containers::start(&mut fleet, &mut lifecycle, nodes).await?;
     let stop = lifecycle.stop();
     lifecycle.start("simulator stop", async move {
         stop.cancelled().await;
@@ -213,6 +229,7 @@ async fn serve(
         data: data.path().to_owned(),
         ephemeral: options.ephemeral,
         token_list: token_list(overlay),
+        containers,
     };
     let ready_stop = lifecycle.stop();
     lifecycle.start("welcome", async move {
@@ -228,6 +245,7 @@ async fn serve(
         lifecycle.start("nats-server", async move { nats.keep(stop).await });
     }
     let ended = lifecycle.run().await;
+    fleet.remove_containers().await;
     fleet.close().await;
     match ended {
         // Work that was cut off is safe to repeat; ending in time matters more.

@@ -4,7 +4,7 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
-use contract::{Action, Fault, FaultCode, Principal, Target, authorize};
+use contract::{Action, Fault, FaultCode, Principal, Target, Verb, authorize};
 use ports::clock::Clock;
 use std::sync::Arc;
 use std::time::Duration;
@@ -76,8 +76,8 @@ impl Gate {
             count(self.rates.count_owner(&caller.name, &owner), rate_status)?;
         }
         let (parts, body) = request.into_parts();
-        // Only operators' routes read a body.
-        let keeps_body = !action.is_for_owner();
+        // Of the owners' routes, only one reads a body.
+        let keeps_body = !action.is_for_owner() || action == Action::Ask(Verb::Execute);
         let body =
             limits::take_in(&parts.headers, body, keeps_body, self.body_patience, &*self.clock).await?;
         Ok(Request::from_parts(parts, body.into()))

@@ -2,10 +2,11 @@
 
 use crate::capacity::Demand;
 use crate::containers::Containers;
-use contract::NodeVerb;
+use contract::{NodeVerb, WorkerRole};
+use ports::bus::{ServiceInfo, WorkCounts};
 use ports::engine::{Container, ContainerState};
 use prometheus::{Histogram, HistogramOpts, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
-use runtime::metrics::{Collectors, InFlight, UnderWay, gauge_value, register_all};
+use runtime::metrics::{Collectors, InFlight, UnderWay, counted, gauge_value, register_all};
 
 /// From the start of a shell to the longest execution that a caller waits for.
 const EXECUTION_BUCKETS_SECONDS: [f64; 10] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0];
@@ -199,6 +200,26 @@ impl Metrics {
             let count = listed.iter().filter(|container| name_of(&container.state) == state).count();
             self.containers.with_label_values(&[state]).set(gauge_value(count));
         }
+    }
+}
+
+impl ServiceInfo for Metrics {
+    fn role(&self) -> WorkerRole {
+        WorkerRole::Runner
+    }
+
+    fn in_flight(&self) -> Option<u64> {
+        Some(self.in_flight.now())
+    }
+
+    fn total(&self) -> WorkCounts {
+        let results = counted(&self.provisions);
+        let count_of = |result: &str| results.get(result).copied().unwrap_or_default();
+        WorkCounts::of(results.values().sum(), count_of("failed").saturating_add(count_of("parked")))
+    }
+
+    fn further(&self) -> Vec<(String, u64)> {
+        counted(&self.removals).into_iter().collect()
     }
 }
 

@@ -1,7 +1,9 @@
-//! The registry of this process, and what it shares with other roles that answer requests.
+//! The roles of this process that answer requests: allocators and the registry.
 
 use super::{COMPARISON, Fleet};
-use nats::NatsBus;
+use nats::{Maintenance, NatsBus};
+use ports::bus::{CensusStore, DeletionControl, Deletions, SwitchCache, Upkeep};
+use ports::provider::Providers;
 use ports::store::Store;
 use runtime::shutdown::Lifecycle;
 use std::sync::Arc;
@@ -9,6 +11,51 @@ use std::sync::Arc;
 // === impl Fleet ===
 
 impl Fleet {
+    /// Starts an allocator.
+    ///
+    /// # Errors
+    /// When it cannot be created.
+    pub async fn start_allocator(
+        &mut self,
+        lifecycle: &mut Lifecycle,
+        config: allocator::Config,
+    ) -> anyhow::Result<()> {
+        let bus = self.worker_bus("allocator").await?;
+        let table = Arc::clone(self.table()?);
+        let ports = allocator::Ports {
+            clock: Arc::clone(&self.shared.clock),
+            random: Arc::clone(&self.shared.random),
+            store: Arc::clone(&table) as Arc<dyn Store>,
+            deletions: Arc::new(bus.clone()) as Arc<dyn Deletions>,
+            provisions: Arc::new(bus.clone()),
+            nodes: Arc::new(bus.clone()),
+            deletion_control: Arc::new(bus.clone()) as Arc<dyn DeletionControl>,
+            switch: Arc::new(bus.clone()) as Arc<dyn SwitchCache>,
+            census: Arc::new(bus.clone()) as Arc<dyn CensusStore>,
+            upkeep: Arc::new(bus.clone()) as Arc<dyn Upkeep>,
+            recorder: self.recorder(Arc::new(bus.clone()))?,
+            providers: if config.health.is_some() { self.providers.clone() } else { Providers::default() },
+            provider_names: Arc::new(self.backends.provider_names.clone()),
+            pools: self.pools()?,
+        };
+        let metrics = self.metrics.allocator()?.of_another_worker();
+        let admission =
+            self.admission.get_or_insert_with(|| allocator::Admission::new(&config, &metrics)).clone();
+        let allocator = allocator::Allocator::new(config, ports, metrics.clone()).sharing(admission);
+        self.show(lifecycle, &bus, Arc::new(metrics));
+        self.streams.noted_by.push(bus.clone());
+        self.keep_streams(lifecycle, &bus, Maintenance::CreateMissing);
+        let ready = self.ready_without_streams(lifecycle, "allocator", &bus)?;
+        let stop = self.workers_stop.clone();
+        lifecycle.start("allocator", async move {
+            if ready.await? {
+                allocator.run(&bus, stop).await?;
+            }
+            anyhow::Ok(())
+        });
+        Ok(())
+    }
+
     /// Starts a registry.
     ///
     /// # Errors

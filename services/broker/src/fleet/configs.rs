@@ -1,5 +1,6 @@
 //! The settings of a fleet, or of a part of one.
 
+use super::nodes::NodeConfig;
 use super::providers::{Further, read_further};
 use csp::CspConfig;
 use domain::ProviderName;
@@ -47,6 +48,8 @@ pub struct Configs {
     pub registry: registry::Config,
     /// Reapers.
     pub reaper: reaper::Config,
+    /// The node of this machine, if the fleet has one.
+    pub node: NodeConfig,
     /// The reconciler.
     pub reconciler: reconciler::Config,
     /// Schedulers.
@@ -115,12 +118,11 @@ impl Configs {
         let allocator = allocator::Config::read(&mut settings);
         let registry = registry::Config::read(&mut settings);
         let reaper = reaper::Config::read(&mut settings);
+        let node = NodeConfig::read(&mut settings);
         let reconciler = reconciler::Config::read(&mut settings);
         let scheduler = scheduler::Config::read(&mut settings, &crate::ticks::registered());
         backends.shown.clone_from(settings.plain());
-        let read = (backends, ingress, allocator, registry, reaper, reconciler, scheduler);
-        let (backends, ingress, allocator, registry, reaper, reconciler, scheduler) =
-            settings.finish(read)?;
-        Ok(Self { backends, ingress, allocator, registry, reaper, reconciler, scheduler })
+        let read = Self { backends, ingress, allocator, registry, reaper, node, reconciler, scheduler };
+        settings.finish(read)
     }
 }

@@ -14,6 +14,7 @@ pub(super) struct WorkerMetrics {
     allocator: Option<allocator::Metrics>,
     registries: Option<registry::Metrics>,
     reaper: Option<reaper::Metrics>,
+    runner: Option<runner::Metrics>,
     reconciler: Option<reconciler::Metrics>,
     scheduler: Option<scheduler::Metrics>,
     event_log: Option<EventLogMetrics>,
@@ -43,6 +44,7 @@ impl WorkerMetrics {
             allocator: None,
             registries: None,
             reaper: None,
+            runner: None,
             reconciler: None,
             scheduler: None,
             event_log: None,
@@ -61,6 +63,10 @@ impl WorkerMetrics {
 
     pub(super) fn reaper(&mut self) -> Result<reaper::Metrics, Error> {
         once(&mut self.reaper, &self.registry, reaper::Metrics::register)
+    }
+
+    pub(super) fn runner(&mut self) -> Result<runner::Metrics, Error> {
+        once(&mut self.runner, &self.registry, runner::Metrics::register)
     }
 
     pub(super) fn reconciler(&mut self) -> Result<reconciler::Metrics, Error> {

@@ -164,7 +164,7 @@ impl Reader {
             WorkerRole::Allocator | WorkerRole::Registry | WorkerRole::Reaper | WorkerRole::Reconciler => {
                 worker.settings.get(READ_GROUP_INDEX).map(|value| value == "true")
             }
-            WorkerRole::Ingress | WorkerRole::Scheduler => return None,
+            WorkerRole::Ingress | WorkerRole::Runner | WorkerRole::Scheduler => return None,
         };
         Some(Self { role: worker.role, id: worker.id.clone(), reads_group_index: reads })
     }

@@ -1,5 +1,6 @@
 //! The message of `broker up` when the fleet is ready.
 
+use super::containers::{Containers, POOL};
 use super::{ADMIN_TOKEN_FILE, API_TOKEN_FILE};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -18,6 +19,8 @@ pub(super) struct Welcome {
     pub(super) ephemeral: bool,
     /// The variable that names a list of tokens; none if the tokens are those of the data directory.
     pub(super) token_list: Option<&'static str>,
+    /// Whether there are containers.
+    pub(super) containers: Containers,
 }
 
 // === impl Welcome ===
@@ -29,7 +32,8 @@ impl Welcome {
     }
 
     fn text(&self) -> String {
-        let Self { root, nats_url, claim_subject, table, simulator, data, ephemeral, token_list } = self;
+        let Self { root, nats_url, claim_subject, table, simulator, data, ephemeral, token_list, containers } =
+            self;
         let data = data.display();
         let tokens = token_list.map_or_else(
             || format!("  lab token    {data}/{API_TOKEN_FILE}\n  admin token  {data}/{ADMIN_TOKEN_FILE}"),
@@ -42,6 +46,16 @@ impl Welcome {
             |address| format!("  simulator    http://{address}/v2"),
         );
         let table = table.as_ref().map(|table| format!("  table        {table}\n")).unwrap_or_default();
+        let (nodes, container) = match containers {
+            Containers::Off => (String::new(), String::new()),
+            Containers::Unavailable(reason) => (format!("  containers   none: {reason}\n"), String::new()),
+            Containers::On(count) => (
+                format!("  nodes        {count}, with a pool of containers: {POOL}\n"),
+                format!(
+                    "curl -sX POST {root}/v1/allocate -H \"Authorization: Bearer {lab}\" -H 'X-Instruqt-Sandbox-ID: student-2' -H 'X-Sandbox-Pool: {POOL}'\n  "
+                ),
+            ),
+        };
         let state = if *ephemeral { "deletes its state" } else { "keeps its state for the next start" };
         format!(
             "\nThe fleet is ready.\n\n  \
@@ -52,11 +66,12 @@ impl Welcome {
              {table}\
              {simulator}\n  \
              data         {data}\n\
+             {nodes}\
              {tokens}\n\n\
              Try it:\n\n  \
              curl -sX POST {root}/v1/allocate -H \"Authorization: Bearer {lab}\" -H 'X-Instruqt-Sandbox-ID: student-1'\n  \
              nats req --server {nats_url} {claim_subject} '{{\"owner\":\"student-1\"}}'\n  \
-             curl -s {root}/v1/admin/stats -H \"Authorization: Bearer {admin}\"\n\n\
+             {container}curl -s {root}/v1/admin/stats -H \"Authorization: Bearer {admin}\"\n\n\
              `make install` puts `broker` and `nats` on the PATH. Ctrl-C stops the fleet and {state}.\n"
         )
     }
@@ -76,6 +91,7 @@ mod tests {
             data: PathBuf::from(".broker"),
             ephemeral: false,
             token_list: None,
+            containers: Containers::Off,
         }
     }
 
@@ -96,6 +112,17 @@ mod tests {
             assert!(text.contains(part), "{part}");
         }
         assert_eq!(text.matches("curl -s").count(), 2);
+    }
+
+    #[test]
+    fn welcome_says_whether_there_are_containers() {
+        let text = |containers| Welcome { containers, ..welcome() }.text();
+        let on = text(Containers::On(2));
+        assert!(on.contains("\n  nodes        2, with a pool of containers: shell\n"), "{on}");
+        assert!(on.contains("-H 'X-Sandbox-Pool: shell'\n  curl -s https"), "{on}");
+        let none = text(Containers::Unavailable("no bwrap".to_owned()));
+        assert!(none.contains("\n  containers   none: no bwrap\n"), "{none}");
+        assert!(!text(Containers::Off).contains("containers"));
     }
 
     #[test]

@@ -1,0 +1,132 @@
+//! The runners of this process, each with an engine of its own.
+
+use super::Fleet;
+use anyhow::Context as _;
+use domain::NodeId;
+use namespaces::{Namespaces, ProbeError};
+use ports::clock::Clock;
+use ports::engine::{Engine, Unsupported};
+use runtime::settings::Settings;
+use runtime::shutdown::Lifecycle;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// The settings of a node: its runner and its engine.
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    /// The runner.
+    pub runner: runner::Config,
+    /// The folder for the state of the engine.
+    pub state: PathBuf,
+    /// The program of `bubblewrap`.
+    pub wrapper: PathBuf,
+}
+
+/// Why a node cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// The machine cannot run containers. The rest of a fleet works without them.
+    #[error("no containers on this machine")]
+    Engine(#[source] ProbeError),
+    /// Anything else.
+    #[error(transparent)]
+    Other(#[from] anyhow::Error),
+}
+
+// === impl NodeConfig ===
+
+impl NodeConfig {
+    /// Reads the settings of a node.
+    pub fn read(settings: &mut Settings<'_>) -> Self {
+        let runner = runner::Config::read(settings);
+        let state = settings.text(
+            "RUNNER_STATE",
+            "/run/sandbox-runner",
+            "folder for the state of the engine, in memory, at most 59 bytes; it belongs to one runner",
+        );
+        let wrapper = settings.text(
+            "RUNNER_BUBBLEWRAP",
+            "bwrap",
+            "program of bubblewrap, which starts containers (Debian package `bubblewrap`)",
+        );
+        Self { runner, state: state.into(), wrapper: wrapper.into() }
+    }
+
+    /// Finds out what this machine allows, and makes the engine of the node.
+    ///
+    /// # Errors
+    /// [`ProbeError`] in [`NodeError::Engine`] if no container can run here.
+    pub async fn probe(&self, fleet: &str, clock: Arc<dyn Clock>) -> Result<Arc<dyn Engine>, NodeError> {
+        let engine = namespaces::Config {
+            fleet: fleet.to_owned(),
+            state: self.state.clone(),
+            data: self.runner.data.join("engine"),
+            wrapper: self.wrapper.clone(),
+            supervisor: supervisor_image::SUPERVISOR,
+        };
+        let probed = tokio::task::spawn_blocking(move || Namespaces::probe(engine, clock)).await;
+        let engine = probed.context("the engine could not be tried")?.map_err(NodeError::Engine)?;
+        for Unsupported { feature, reason } in engine.info().unsupported {
+            tracing::warn!(%feature, reason, "containers of this machine do without {feature}: {reason}");
+        }
+        Ok(Arc::new(engine))
+    }
+
+    /// One of `count` nodes on this machine, which share what it offers.
+    #[must_use]
+    pub fn part(&self, node: NodeId, count: u16) -> Self {
+        let name = node.as_str();
+        Self {
+            runner: self.runner.part(node.clone(), count),
+            state: self.state.join(name),
+            wrapper: self.wrapper.clone(),
+        }
+    }
+}
+
+// === impl Fleet ===
+
+impl Fleet {
+    /// Starts the runner of a node.
+    ///
+    /// # Errors
+    /// When its folder is in use or cannot be used.
+    pub async fn start_runner(
+        &mut self,
+        lifecycle: &mut Lifecycle,
+        config: NodeConfig,
+        engine: Arc<dyn Engine>,
+    ) -> anyhow::Result<()> {
+        let config = config.runner;
+        let bus = Arc::new(self.bus("runner").await?);
+        let ports = runner::Ports {
+            clock: Arc::clone(&self.shared.clock),
+            random: Arc::clone(&self.shared.random),
+            engine: Arc::clone(&engine),
+            requests: Arc::clone(&bus) as _,
+            provisions: Arc::clone(&bus) as _,
+            serve: Arc::clone(&bus) as _,
+        };
+        let metrics = self.metrics.runner().context("no metrics of the runner")?;
+        self.show(lifecycle, &bus, Arc::new(metrics.clone()));
+        self.keep_spread(lifecycle, &bus);
+        let runner = runner::Runner::new(config, ports, metrics).context("no runner")?;
+        self.engines.push(engine);
+        let stop = self.workers_stop.clone();
+        lifecycle.start("runner", runner.run(stop));
+        Ok(())
+    }
+
+    /// Removes every container of this process's nodes. Their records stay; the fleet finds out when it starts again.
+    pub async fn remove_containers(&self) {
+        for engine in &self.engines {
+            let Ok(containers) = engine.list().await else { continue };
+            let removals = containers.iter().map(|container| engine.remove(&container.incarnation));
+            for removed in futures_util::future::join_all(removals).await {
+                if let Err(error) = removed {
+                    tracing::warn!(%error, "a container was not removed");
+                }
+            }
+        }
+    }
+}

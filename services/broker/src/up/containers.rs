@@ -1,0 +1,156 @@
+//! The nodes of `broker up`, with a template and a pool for the first container.
+
+use crate::fleet::{Configs, Fleet, NodeConfig, NodeError, Shared};
+use anyhow::Context as _;
+use domain::template::Image;
+use domain::{
+    Actor, NodeId, PoolKind, PoolName, PoolSpec, ProviderName, Template, TemplateId, TemplateSpec, WarmSizes,
+};
+use ports::clock::Clock;
+use ports::engine::Engine;
+use ports::store::{Store, StoreError};
+use runtime::shutdown::Lifecycle;
+use runtime::telemetry::Chain;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// The pool, and its template.
+pub(super) const POOL: &str = "shell";
+/// Free containers of the pool.
+const WARM: u32 = 3;
+/// Where the system keeps what ends with it.
+const RUN: &str = "/run";
+/// Pause between two attempts to write the template: the table is created meanwhile.
+const TEMPLATE_PAUSE: Duration = Duration::from_millis(100);
+
+/// Whether a fleet has containers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Containers {
+    /// None were asked for.
+    Off,
+    /// This machine cannot run them.
+    Unavailable(String),
+    /// So many nodes run them.
+    On(usize),
+}
+
+/// The nodes of a fleet that starts.
+pub(super) enum Nodes {
+    /// None were asked for.
+    Off,
+    /// This machine cannot run containers.
+    Unavailable(String),
+    /// These.
+    On(Vec<(NodeConfig, Arc<dyn Engine>)>),
+}
+
+// === impl Nodes ===
+
+impl Nodes {
+    /// Whether there are containers.
+    pub(super) const fn is_some(&self) -> bool {
+        matches!(self, Self::On(_))
+    }
+}
+
+/// The pool of the first container.
+pub(super) fn pool() -> PoolSpec {
+    #[expect(clippy::expect_used, reason = "the constant is a valid name")]
+    let name = PoolName::parse(POOL).expect("a valid name");
+    PoolSpec {
+        kind: PoolKind::Container,
+        template: Some(POOL.to_owned()),
+        warm: Some(WarmSizes { min: WARM, max: WARM }),
+        ..PoolSpec::of_accounts(name, ProviderName::nodes(), None)
+    }
+}
+
+/// The folder for the state of the engines of a fleet with that data folder: short, because sockets are in it, and the same at
+/// the next start.
+pub(super) fn state_folder(data: &Path) -> PathBuf {
+    let whole = std::path::absolute(data).unwrap_or_else(|_| data.to_owned());
+    let name = format!("broker-{:016x}", ports::store::index::fnv1a(whole.as_os_str().as_encoded_bytes()));
+    let is_writable = rustix::fs::access(RUN, rustix::fs::Access::WRITE_OK).is_ok();
+    if is_writable { Path::new(RUN).join(name) } else { std::env::temp_dir().join(name) }
+}
+
+/// The nodes that this machine can run, each with its engine.
+///
+/// # Errors
+/// When the machine could not be tried.
+pub(super) async fn probe(configs: &Configs, count: u16, shared: &Shared) -> anyhow::Result<Nodes> {
+    let mut nodes = Vec::new();
+    for number in 1..=count {
+        let name = NodeId::parse(&format!("node-{number}")).context("no name for a node")?;
+        let config = configs.node.part(name, count);
+        let prefix = configs.backends.nats.subjects.prefix();
+        match config.probe(prefix, Arc::clone(&shared.clock)).await {
+            Ok(engine) => nodes.push((config, engine)),
+            Err(NodeError::Engine(problem)) => {
+                tracing::warn!("no containers on this machine: {}", Chain(&problem));
+                return Ok(Nodes::Unavailable(Chain(&problem).to_string()));
+            }
+            Err(NodeError::Other(error)) => return Err(error),
+        }
+    }
+    Ok(if nodes.is_empty() { Nodes::Off } else { Nodes::On(nodes) })
+}
+
+/// Starts the nodes, and writes the template of their pool.
+///
+/// # Errors
+/// When a runner cannot start.
+pub(super) async fn start(
+    fleet: &mut Fleet,
+    lifecycle: &mut Lifecycle,
+    nodes: Nodes,
+) -> anyhow::Result<Containers> {
+    let nodes = match nodes {
+        Nodes::Off => return Ok(Containers::Off),
+        Nodes::Unavailable(reason) => return Ok(Containers::Unavailable(reason)),
+        Nodes::On(nodes) => nodes,
+    };
+    let count = nodes.len();
+    for (config, engine) in nodes {
+        fleet.start_runner(lifecycle, config, engine).await?;
+    }
+    let (store, clock, stop) = (fleet.store()?, fleet.clock(), lifecycle.stop());
+    lifecycle.start("template", async move {
+        write_template(store.as_ref(), clock.as_ref(), &stop).await;
+        stop.cancelled().await;
+        Ok::<(), std::convert::Infallible>(())
+    });
+    Ok(Containers::On(count))
+}
+
+/// Writes the template unless there is or was one of that name, as soon as the table answers.
+async fn write_template(store: &dyn Store, clock: &dyn Clock, stop: &CancellationToken) {
+    loop {
+        match try_write(store, clock).await {
+            Ok(()) => return,
+            Err(error) => tracing::debug!(error = %Chain(&error), "no template yet"),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(TEMPLATE_PAUSE) => {}
+            () = stop.cancelled() => return,
+        }
+    }
+}
+
+async fn try_write(store: &dyn Store, clock: &dyn Clock) -> Result<(), StoreError> {
+    let Ok(id) = TemplateId::parse(POOL) else { return Ok(()) };
+    if store.template_head(&id).await?.is_some() {
+        return Ok(());
+    }
+    let template = Template {
+        id,
+        version: 1,
+        created_at: clock.now(),
+        by: Actor::nats(),
+        spec: TemplateSpec::of_image(Image::Host),
+    };
+    // Another process may have been faster.
+    store.write_template(None, &template).await.map(drop)
+}
