@@ -42,6 +42,7 @@ test-accounts: ## Run every test that needs NATS again, with a user for each rol
 test-readme: ## Run the commands of README.md in their order against a real `broker up`, and check what they print
 	@tools/nats-server.sh >/dev/null
 	@tools/nats-cli.sh >/dev/null
+	@tools/bubblewrap.sh >/dev/null || [ $$? -eq 3 ]
 	cargo build --workspace --bin broker
 	BROKER="$(abspath $(TARGET_DIR))/debug/broker" NATS_SERVER="$$(tools/nats-server.sh)" tests/readme/run.py
 

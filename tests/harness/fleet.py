@@ -22,10 +22,10 @@ class Broken(Exception):
 class Fleet:
     """A `broker up --ephemeral` on ports that the kernel chooses, ended by its process id."""
 
-    def __init__(self, folder, pool, env=()):
+    def __init__(self, folder, pool, env=(), nodes=0):
         self.folder = folder
         self.log = folder / "log"
-        words = [BROKER, "up", "--nodes", "0", "--ephemeral", "--pool", str(pool)]
+        words = [BROKER, "up", "--nodes", str(nodes), "--ephemeral", "--pool", str(pool)]
         for flag in ("http", "nats-listen", "simulator-listen"):
             words += [f"--{flag}", "127.0.0.1:0"]
         with self.log.open("wb") as out:

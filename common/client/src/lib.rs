@@ -10,6 +10,7 @@
 //! Makes a second claim for one call: a repeated claim has the key of the first.
 
 use bytes::Bytes;
+use contract::nodes::{ExecutionRequest, ExecutionResult};
 use contract::{
     AllocateRequest, Allocation, ExtendRequest, FaultBody, FaultCode, HealthReply, Outcome, ReleaseReply,
     ReleaseRequest, Repeat, SandboxRequest, SandboxView, StatsReply, Verb,
@@ -258,6 +259,14 @@ impl Client {
             ..ExtendRequest::default()
         };
         self.ask(Verb::Extend, &request).await
+    }
+
+    /// Runs a command in a leased container and waits for its end. It is not repeated: the command may have run.
+    ///
+    /// # Errors
+    /// [`ClientError`], as for every call.
+    pub async fn execute(&self, request: &ExecutionRequest) -> Result<ExecutionResult, ClientError> {
+        self.ask(Verb::Execute, request).await
     }
 
     /// Counts the pools. Over HTTP it needs an `admin` or `read-only` token.

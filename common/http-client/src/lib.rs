@@ -3,6 +3,7 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use contract::nodes::ExecutionRequest;
 use contract::templates::{
     PutTemplateRequest, RemoveTemplateRequest, TemplateRequest, TemplateVersionsRequest, TemplatesRequest,
 };
@@ -16,6 +17,7 @@ use reqwest::{Client, Method, RequestBuilder, StatusCode};
 use runtime::settings::Secret;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde_json::json;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -93,6 +95,7 @@ impl HttpRequests {
             Verb::Stats => self.call(Method::GET, "/v1/admin/stats"),
             Verb::Health => self.call(Method::GET, "/readyz"),
             Verb::Extend => self.extend(&decode(body)?)?,
+            Verb::Execute => self.execute(decode(body)?)?,
             Verb::Templates => {
                 let TemplatesRequest { cursor, limit } = decode(body)?;
                 self.page("/v1/templates", cursor.as_deref(), limit)
@@ -132,7 +135,6 @@ impl HttpRequests {
             | Verb::PutPool
             | Verb::DrainPool
             | Verb::RemovePool
-            | Verb::Execute
             | Verb::RegisterNode
             | Verb::NodePools
             | Verb::ProvisionWanted
@@ -185,6 +187,28 @@ impl HttpRequests {
             call = call.header(LAB_DURATION_HEADER, duration.to_string());
         }
         Ok(with_epoch(call, *lease_epoch))
+    }
+
+    fn execute(&self, request: ExecutionRequest) -> Result<RequestBuilder, Fault> {
+        // Over HTTP the token identifies the actor.
+        let ExecutionRequest {
+            sandbox_id,
+            owner,
+            lease_epoch,
+            command,
+            env,
+            cwd,
+            stdin,
+            timeout_seconds,
+            by: _,
+        } = request;
+        let id = SandboxId::parse(&sandbox_id).map_err(|problem| Fault::invalid("sandbox_id", problem))?;
+        let path = format!("/v1/sandboxes/{id}/executions");
+        let body = json!({
+            "command": command, "env": env, "cwd": cwd, "stdin": stdin, "timeout_seconds": timeout_seconds,
+        });
+        let call = self.call(Method::POST, &path).header(OWNER_HEADER, owner).json(&body);
+        Ok(with_epoch(call, lease_epoch))
     }
 
     fn page(&self, path: &str, cursor: Option<&str>, limit: Option<u32>) -> RequestBuilder {
@@ -358,6 +382,17 @@ mod tests {
             of(Method::GET, "/v1/templates/python/versions", "cursor=x&limit=7", "")
         );
         assert_eq!(sent(Verb::Templates, "{}"), of(Method::GET, "/v1/templates", "", ""));
+        let run =
+            r#"{"sandbox_id":"ctr_1","owner":"p","lease_epoch":2,"command":["true"],"timeout_seconds":9}"#;
+        assert_eq!(
+            sent(Verb::Execute, run),
+            of(
+                Method::POST,
+                "/v1/sandboxes/ctr_1/executions",
+                "",
+                r#"{"command":["true"],"cwd":null,"env":{},"stdin":null,"timeout_seconds":9}"#
+            )
+        );
         assert!(request_of(Verb::Template, r#"{"template":"../pools"}"#).is_err());
     }
 

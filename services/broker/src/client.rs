@@ -6,6 +6,7 @@ use crate::transport::{self, Ports, Transport};
 use clap::Subcommand;
 use client::{Claim, Client, ClientError, Timeouts};
 use contract::Allocation;
+use contract::nodes::{EXECUTION_SECONDS_DEFAULT, EXECUTION_SECONDS_MAX, ExecutionRequest};
 use domain::{IdempotencyKey, LabId, NamePrefix, OwnerId, PoolName, SandboxId};
 use ports::clock::SystemClock;
 use ports::random::Rng;
@@ -17,6 +18,8 @@ use tokio::time::error::Elapsed;
 
 /// Maximum of the time-out of a call, in seconds.
 const TIMEOUT_SECONDS_MAX: u64 = 3_600;
+/// Time beyond that of a command for the way to its node and back, in seconds.
+const EXECUTION_SLACK_SECONDS: u64 = 10;
 /// Name of the connection, which also replaces `{role}` in `NATS_USER`.
 const CONNECTION: &str = "service";
 
@@ -82,6 +85,26 @@ enum Call {
         #[arg(long)]
         epoch: Option<u64>,
     },
+    /// Run a command in a container, and wait for its end.
+    Execute {
+        #[command(flatten)]
+        own: Own,
+        /// The epoch of the lease.
+        #[arg(long)]
+        epoch: Option<u64>,
+        /// Most time that the command may take.
+        #[arg(long, value_name = "SECONDS", default_value_t = EXECUTION_SECONDS_DEFAULT, value_parser = clap::value_parser!(u64).range(1..=EXECUTION_SECONDS_MAX))]
+        timeout_seconds: u64,
+        /// A variable of its environment; may be repeated.
+        #[arg(long, value_name = "NAME=VALUE", value_parser = variable)]
+        env: Vec<(String, String)>,
+        /// Its working directory; the workspace by default.
+        #[arg(long, value_name = "DIR")]
+        cwd: Option<String>,
+        /// The program and its arguments.
+        #[arg(required = true, last = true)]
+        command: Vec<String>,
+    },
     /// Count the pools; over HTTP with an `admin` or `read-only` token.
     Stats,
     /// Whether a worker and its store answer.
@@ -139,7 +162,8 @@ impl Options {
             }
             opened => opened?,
         };
-        let timeouts = Timeouts { call: Duration::from_secs(patience_seconds), ..Timeouts::default() };
+        let seconds = patience_seconds.max(call.seconds_min());
+        let timeouts = Timeouts { call: Duration::from_secs(seconds), ..Timeouts::default() };
         let client = Client::new(transport.requests(), ports.clock, ports.random, timeouts);
         let client = match request_id {
             Some(request_id) => client.named(&request_id),
@@ -166,6 +190,14 @@ impl Options {
 // === impl Call ===
 
 impl Call {
+    /// How long the call has to be waited for at least.
+    const fn seconds_min(&self) -> u64 {
+        match self {
+            Self::Execute { timeout_seconds, .. } => timeout_seconds.saturating_add(EXECUTION_SLACK_SECONDS),
+            _ => 0,
+        }
+    }
+
     async fn ask(self, client: &Client) -> Result<Shown, ClientError> {
         Ok(match self {
             Self::Allocate { owner, key, lab, pool, name_prefix, hours } => {
@@ -180,9 +212,31 @@ impl Call {
             Self::Release { own: Own { sandbox, owner }, epoch } => {
                 shown(&client.release(&sandbox, &owner, epoch).await?)
             }
+            Self::Execute { own: Own { sandbox, owner }, epoch, timeout_seconds, env, cwd, command } => {
+                let request = ExecutionRequest {
+                    sandbox_id: sandbox.to_string(),
+                    owner: owner.to_string(),
+                    lease_epoch: epoch,
+                    command,
+                    env: env.into_iter().collect(),
+                    cwd,
+                    stdin: None,
+                    timeout_seconds: Some(timeout_seconds),
+                    by: None,
+                };
+                shown(&client.execute(&request).await?)
+            }
             Self::Stats => shown(&client.stats().await?),
             Self::Health => shown(&client.health().await?),
         })
+    }
+}
+
+/// A variable as `NAME=VALUE`.
+fn variable(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("must be NAME=VALUE".to_owned()),
     }
 }
 
