@@ -229,3 +229,6 @@ impl Control {
         self.clock.sleep(longest / 2 + full_jitter(self.random.as_ref(), longest / 2)).await;
     }
 }
+
+#[cfg(test)]
+mod tests;

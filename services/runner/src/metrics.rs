@@ -233,3 +233,6 @@ const fn name_of(state: &ContainerState) -> &'static str {
         ContainerState::Failed { .. } => "failed",
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -82,7 +82,6 @@ impl Worker<ProvisionWork> for Node {
         let _under_way = self.metrics.begin_provision();
         let (result, verdict) = self.provision(&delivery.work, delivery.deliveries).await;
         self.metrics.provisioned(result);
-        self.metrics.show_capacity(&self.containers);
         if let Ok((id, ..)) = delivery.work.parts() {
             self.retries.note(&id, &verdict, result == FAILED);
         }
@@ -95,6 +94,7 @@ impl Worker<ProvisionWork> for Node {
 
     fn release(&self, lane: &ProvisionLane) {
         self.containers.release(lane);
+        self.metrics.show_capacity(&self.containers);
     }
 }
 

@@ -9,7 +9,7 @@ use runtime::telemetry::Chain;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
-use supervisor::{Client, ClientError, End, Job, JobId, Outcome, RefusalCode};
+use supervisor::{Attached, Client, ClientError, End, Ended, Job, JobEvent, JobId, Outcome, RefusalCode};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -37,20 +37,11 @@ impl Node {
         template: &TemplateSpec,
     ) -> Result<(), NotReady> {
         let ready = async {
-            self.start_main(container, template).await?;
-            match &template.readiness {
-                Readiness::Running => Ok(()),
-                Readiness::Exec(command) => self.until_success(container, template, command).await,
-                Readiness::Tcp { port } => {
-                    let address = endpoint(container, *port)?;
-                    self.until(|| accepts(self.clock.as_ref(), address)).await;
-                    Ok(())
-                }
-                Readiness::Http { port, path } => {
-                    let address = endpoint(container, *port)?;
-                    self.until(|| answers(self.clock.as_ref(), address, path)).await;
-                    Ok(())
-                }
+            let main = self.start_main(container, template).await?;
+            tokio::select! {
+                biased;
+                ready = self.until_ready(container, template) => ready,
+                reason = failed_to_start(main) => Err(format!("its main command cannot be started: {reason}")),
             }
         };
         let seconds = template.ready_within.as_secs();
@@ -58,18 +49,39 @@ impl Node {
         ready.unwrap_or_else(|| Err(format!("it did not become ready within {seconds} s")))
     }
 
-    async fn start_main(&self, container: &Container, template: &TemplateSpec) -> Result<(), NotReady> {
+    async fn until_ready(&self, container: &Container, template: &TemplateSpec) -> Result<(), NotReady> {
+        match &template.readiness {
+            Readiness::Running => Ok(()),
+            Readiness::Exec(command) => self.until_success(container, template, command).await,
+            Readiness::Tcp { port } => {
+                let address = endpoint(container, *port)?;
+                self.until(|| accepts(self.clock.as_ref(), address)).await;
+                Ok(())
+            }
+            Readiness::Http { port, path } => {
+                let address = endpoint(container, *port)?;
+                self.until(|| answers(self.clock.as_ref(), address, path)).await;
+                Ok(())
+            }
+        }
+    }
+
+    /// Starts the main command, if there is one; none if an earlier attempt has started it.
+    async fn start_main(
+        &self,
+        container: &Container,
+        template: &TemplateSpec,
+    ) -> Result<Option<Attached>, NotReady> {
         if template.command.is_empty() {
-            return Ok(());
+            return Ok(None);
         }
         let id = job_id(MAIN_JOB)?;
         let client = self.client(container).await?;
         let job = job_of(id, template.command.clone(), template.user, template.env.clone());
         match client.start(job).await {
-            // Attached to nothing from here on; the job goes on.
-            Ok(_) => Ok(()),
-            // By an earlier attempt to make this container ready.
-            Err(ClientError::Refused(refusal)) if refusal.code == RefusalCode::Exists => Ok(()),
+            // The job goes on without a client that is attached to it.
+            Ok(main) => Ok(Some(main)),
+            Err(ClientError::Refused(refusal)) if refusal.code == RefusalCode::Exists => Ok(None),
             Err(error) => Err(format!("its main command cannot be started: {}", Chain(&error))),
         }
     }
@@ -113,6 +125,19 @@ impl Node {
         let client = Client::connect(connection).await;
         client.map_err(|error| format!("its supervisor does not answer: {}", Chain(&error)))
     }
+}
+
+/// Returns why the main command was never executed. One that was does not return: whether it has to live on is up to the
+/// template.
+async fn failed_to_start(main: Option<Attached>) -> String {
+    if let Some(mut main) = main {
+        while let Ok(Some(event)) = main.next().await {
+            if let JobEvent::Ended(Ended { end: End::FailedToStart(reason), .. }) = event {
+                return reason;
+            }
+        }
+    }
+    std::future::pending().await
 }
 
 /// A job of a container's user, in the workspace.

@@ -119,3 +119,27 @@ fn what_is_not_there_is_not_found() {
         }
     });
 }
+
+#[test]
+fn inventory_names_what_this_node_cannot_run() {
+    run(async {
+        let rig = Rig::new().await;
+        let there = rig.created("ctr_1", None).await;
+        let gone = rig.created("ctr_2", None).await;
+        rig.engine.remove(&gone).await.unwrap();
+        let stopped = rig.created("ctr_3", None).await;
+        rig.engine.stop(&stopped).await.unwrap();
+        let container = |id: &str, at: &Incarnation| json!({"sandbox_id": id, "incarnation": at.to_string()});
+        let named = [container("ctr_1", &there), container("ctr_2", &gone), container("ctr_3", &stopped)];
+        let reply = ask(&rig, NodeVerb::Inventory, json!({"containers": named})).await.unwrap();
+        assert_eq!(reply, json!({"generation": 1, "missing": [container("ctr_2", &gone)]}));
+        let none = ask(&rig, NodeVerb::Inventory, json!({"containers": []})).await;
+        assert_eq!(none, Ok(json!({"generation": 1, "missing": []})));
+        let many = vec![container("ctr_1", &there); 501];
+        let refused = ask(&rig, NodeVerb::Inventory, json!({"containers": many})).await;
+        assert_eq!(refused, Err(FaultCode::InvalidRequest));
+        rig.engine.script(Operation::List, EngineFault::Fail(EngineError::unavailable("busy")));
+        let failed = ask(&rig, NodeVerb::Inventory, json!({"containers": named})).await;
+        assert_eq!(failed, Err(FaultCode::UpstreamUnavailable));
+    });
+}

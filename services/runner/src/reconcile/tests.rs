@@ -126,6 +126,23 @@ fn container_that_is_being_created_is_left_to_its_work() {
 }
 
 #[test]
+fn container_that_was_created_during_a_reconciliation_is_not_forgotten() {
+    run(async {
+        let rig = Rig::new().await;
+        let work = rig.wanted("ctr_1", None);
+        rig.engine.script(Operation::Create, EngineFault::Slow(Duration::from_secs(5)));
+        let task = rig.begin(&work, 1);
+        rig.pass(Duration::from_secs(1)).await;
+        let (before, listed) = (rig.node.containers.all(), Vec::new());
+        rig.pass_until(Duration::from_secs(10), || task.is_finished()).await;
+        assert_eq!(rig.node.follow_engine(&before, &listed), 0);
+        assert_eq!(rig.node.containers.used().0.sandboxes, 1);
+        let before = rig.node.containers.all();
+        assert_eq!(rig.node.follow_engine(&before, &listed), 1, "that it is not there now is a fact");
+    });
+}
+
+#[test]
 fn without_answers_nothing_changes() {
     run(async {
         let rig = Rig::new().await;

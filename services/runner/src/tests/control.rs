@@ -14,7 +14,9 @@ use ports::engine::Incarnation;
 use serde::Serialize;
 use serde_json::Value;
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Notify;
 
 /// Failed attempts after which a creation is parked.
 const ATTEMPTS_MAX: u32 = 3;
@@ -51,6 +53,8 @@ struct Inside {
     /// Faults of the next reports of a kind.
     faults: VecDeque<(Verb, FaultCode)>,
     reports: Vec<(Verb, Value)>,
+    /// The next report of that kind waits for this.
+    gate: Option<(Verb, Arc<Notify>)>,
 }
 
 // === impl FakeControl ===
@@ -69,6 +73,7 @@ impl FakeControl {
             losses: VecDeque::new(),
             faults: VecDeque::new(),
             reports: Vec::new(),
+            gate: None,
         };
         Self { inside: Mutex::new(inside) }
     }
@@ -122,6 +127,13 @@ impl FakeControl {
         self.inside.lock().faults.push_back((verb, code));
     }
 
+    /// Holds the next report of a kind until it is notified.
+    pub(crate) fn hold(&self, verb: Verb) -> Arc<Notify> {
+        let gate = Arc::new(Notify::new());
+        self.inside.lock().gate = Some((verb, Arc::clone(&gate)));
+        gate
+    }
+
     /// Ends the generation of the node, as the loss of a node does.
     pub(crate) fn end_generation(&self) {
         self.inside.lock().generation += 1;
@@ -154,6 +166,10 @@ impl Requests for FakeControl {
     ) -> Result<Reply, RequestError> {
         // As on a bus, other tasks run in between.
         tokio::task::yield_now().await;
+        let gate = self.inside.lock().gate.take_if(|(held, _)| *held == verb);
+        if let Some((_, gate)) = gate {
+            gate.notified().await;
+        }
         let mut inside = self.inside.lock();
         if inside.is_down {
             return Err(RequestError::NoResponders);

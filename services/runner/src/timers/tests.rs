@@ -111,6 +111,20 @@ fn unknown_record_stops_the_container_and_removes_nothing() {
 }
 
 #[test]
+fn first_lease_of_a_warm_container_ends_as_well() {
+    run(async {
+        let rig = Rig::new().await;
+        let one = rig.created("ctr_1", None).await;
+        rig.control.set_down(true);
+        rig.node.containers.note_lease(&sandbox("ctr_1"), &one, lease(1, 30)).unwrap();
+        rig.pass(80 * SECOND).await;
+        assert_eq!(state(&rig, &one).await, Some(ContainerState::Running));
+        rig.pass(30 * SECOND).await;
+        assert_eq!(state(&rig, &one).await, Some(ContainerState::Stopped));
+    });
+}
+
+#[test]
 fn request_during_the_question_wins() {
     run(async {
         let (rig, one) = almost_over().await;

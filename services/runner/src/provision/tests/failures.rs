@@ -142,6 +142,29 @@ fn sandbox_that_does_not_become_ready_is_removed() {
 }
 
 #[test]
+fn main_command_that_cannot_be_executed_fails_at_once() {
+    run(async {
+        let rig = Rig::new().await;
+        rig.engine.set_jobs(|job| match job.id.as_str() {
+            "main" => {
+                let end = supervisor::End::FailedToStart("no such file".to_owned());
+                Play { stdout: b"x".to_vec(), end: Some(end), ..Play::default() }
+            }
+            _ => Play { end: Some(supervisor::End::Exited(1)), ..Play::default() },
+        });
+        let command = vec!["check".to_owned()];
+        let readiness = ReadinessSettings { kind: Some("exec".to_owned()), command, ..Default::default() };
+        let command = vec!["serve".to_owned()];
+        rig.control.set_template(TemplateSettings { command, readiness: Some(readiness), ..template() });
+        let work = rig.wanted("ctr_1", None);
+        let task = rig.begin(&work, 1);
+        assert!(rig.pass_until(Duration::from_secs(1), || task.is_finished()).await, "long before 30 s");
+        assert!(failures(&rig.control)[0].1.ends_with("cannot be started: no such file"));
+        assert_eq!(rig.containers().await, []);
+    });
+}
+
+#[test]
 fn work_that_seems_to_crash_runners_is_parked() {
     run(async {
         let rig = Rig::new().await;
