@@ -9,8 +9,8 @@ use contract::throttle::{Breaker, BreakerReason, BreakerStatus, Failing, Forbidd
 use contract::{
     AllocateRequest, Allocation, BreakerState, Census, CensusReport, Counted, CountedBy, DeletionWork,
     DeletionsState, DeletionsStatus, ExpiryReport, Fault, FaultBody, FaultCode, FillReport, HealthReply,
-    KnownMark, Outcome, ParkedDeletion, Pause, PauseRequest, PoolStats, ProvisionWork, ReleaseReply,
-    ReleaseRequest, Report, RequestedPeriod, ResumeReply, ResumeRequest, RunReport, RunStatus,
+    KnownMark, NodesReport, Outcome, ParkedDeletion, Pause, PauseRequest, PoolStats, ProvisionWork,
+    ReleaseReply, ReleaseRequest, Report, RequestedPeriod, ResumeReply, ResumeRequest, RunReport, RunStatus,
     SandboxRequest, SandboxView, StaleReport, StatsReply, SweepReport, SyncReport, ThrottleState, TickOrder,
     TurnTaken, Violation,
 };
@@ -47,10 +47,10 @@ fn with_added_fields(value: Value, is_message: bool) -> Value {
     let Value::Object(fields) = value else { return value };
     // The keys of this object are pool names, so no field can be added to it.
     let of_field = |(name, value): (String, Value)| {
-        // The same holds for these: their keys are names of labs, promises, pools and variables.
+        // The same holds for these: their keys are names of labs, promises, pools, nodes and variables.
         if matches!(
             name.as_str(),
-            "labs" | "violations" | "oldest_deletions" | "missing" | "degraded" | "env"
+            "labs" | "violations" | "oldest_deletions" | "missing" | "degraded" | "silent" | "env"
         ) {
             return (name, value);
         }
@@ -449,6 +449,23 @@ fn reports_of_fills() {
     };
     let run = RunReport { tick: 23, duration_ms: 9, report: Report::Fill(fill) };
     assert_snapshot!(wire(&run), @r#"{"tick":23,"duration_ms":9,"kind":"fill","status":"completed","created":1,"reannounced":2,"retired":3,"raced":4,"unannounced":5,"missing":{"shells":2},"degraded":{"shells":"no such image"},"unreadable":1}"#);
+}
+
+#[test]
+fn reports_of_looks_at_nodes() {
+    let nodes = NodesReport {
+        status: RunStatus::Completed,
+        present: 3,
+        silent: BTreeMap::from([("node-b".to_owned(), 16)]),
+        lost: vec!["node-c".to_owned()],
+        retired: 1,
+        leased_missing: 2,
+        raced: 3,
+        unannounced: 4,
+        unreadable: 1,
+    };
+    let run = RunReport { tick: 24, duration_ms: 9, report: Report::Nodes(nodes) };
+    assert_snapshot!(wire(&run), @r#"{"tick":24,"duration_ms":9,"kind":"nodes","status":"completed","present":3,"silent":{"node-b":16},"lost":["node-c"],"retired":1,"leased_missing":2,"raced":3,"unannounced":4,"unreadable":1}"#);
 }
 
 #[test]

@@ -130,15 +130,13 @@ fn replies_to_reports() {
 
 #[test]
 fn requests_to_a_node() {
-    let held = HeldContainer { sandbox_id: sandbox(1), incarnation: incarnation(1) };
-    let request = InventoryRequest { containers: vec![held.clone()] };
-    assert_snapshot!(strict(&request), @r#"{"containers":[{"sandbox_id":"ctr_1","incarnation":"0198c0de-0000-7000-8000-000000000001"}]}"#);
-    let reply = InventoryReply { generation: 3, missing: vec![held] };
-    assert_snapshot!(wire(&reply), @r#"{"generation":3,"missing":[{"sandbox_id":"ctr_1","incarnation":"0198c0de-0000-7000-8000-000000000001"}]}"#);
     let request = RemoveContainersRequest { sandbox_id: sandbox(1) };
     assert_snapshot!(strict(&request), @r#"{"sandbox_id":"ctr_1"}"#);
     let request = LeaseRequest { sandbox_id: sandbox(1), incarnation: incarnation(1), lease: lease() };
     assert_snapshot!(strict(&request), @r#"{"sandbox_id":"ctr_1","incarnation":"0198c0de-0000-7000-8000-000000000001","lease":{"epoch":1,"ends_at":1763697600,"grace_seconds":60}}"#);
+    let held = |number| HeldContainer { sandbox_id: sandbox(number), incarnation: incarnation(number) };
+    let request = InventoryRequest { containers: vec![held(1), held(2)] };
+    assert_snapshot!(strict(&request), @r#"{"containers":[{"sandbox_id":"ctr_1","incarnation":"0198c0de-0000-7000-8000-000000000001"},{"sandbox_id":"ctr_2","incarnation":"0198c0de-0000-7000-8000-000000000002"}]}"#);
     let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
     let request = ExecuteRequest {
         sandbox_id: sandbox(1),
@@ -159,6 +157,8 @@ fn requests_to_a_node() {
 fn replies_of_a_node() {
     assert_snapshot!(wire(&RemoveContainersReply { removed: 1 }), @r#"{"removed":1}"#);
     assert_snapshot!(wire(&LeaseReply { lease: lease() }), @r#"{"lease":{"epoch":1,"ends_at":1763697600,"grace_seconds":60}}"#);
+    let missing = vec![HeldContainer { sandbox_id: sandbox(2), incarnation: incarnation(2) }];
+    assert_snapshot!(wire(&InventoryReply { generation: 3, missing }), @r#"{"generation":3,"missing":[{"sandbox_id":"ctr_2","incarnation":"0198c0de-0000-7000-8000-000000000002"}]}"#);
     let exited = ExecutionResult {
         reason: "exited".to_owned(),
         exit_code: Some(0),

@@ -131,10 +131,9 @@ impl NodeVerb {
     pub const fn own_faults(self) -> &'static [F] {
         match self {
             // A sandbox without containers is the wanted result.
-            Self::Remove => &[],
+            Self::Remove | Self::Inventory => &[],
             Self::Lease => &[F::NotFound],
             Self::Execute => &[F::NotFound, F::InvalidState],
-            Self::Inventory => &[],
         }
     }
 

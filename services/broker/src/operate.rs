@@ -119,7 +119,7 @@ pub fn metrics_page() -> Result<String, prometheus::Error> {
 /// The metrics of each role, and those that several roles have. The simulator has only those of the process, because it
 /// represents an external system.
 fn collectors(registry: &Registry) -> Result<Vec<(Vec<Role>, Collectors)>, prometheus::Error> {
-    use WorkerRole::{Allocator, Ingress, Reaper, Reconciler, Registry as Registrar, Scheduler};
+    use WorkerRole::{Allocator, Ingress, Reaper, Reconciler, Registry as Registrar, Runner, Scheduler};
     let of = |roles: &[WorkerRole], collectors: Collectors| -> (Vec<Role>, Collectors) {
         (roles.iter().copied().map(Role::Worker).collect(), collectors)
     };
@@ -128,6 +128,7 @@ fn collectors(registry: &Registry) -> Result<Vec<(Vec<Role>, Collectors)>, prome
         of(&[Ingress], ingress::Metrics::register(registry)?.collectors()),
         of(&[Allocator], allocator::Metrics::register(registry)?.collectors()),
         of(&[Registrar], registry::Metrics::register(registry)?.collectors()),
+        of(&[Runner], runner::Metrics::register(registry)?.collectors()),
         of(&[Reaper], reaper::Metrics::register(registry)?.collectors()),
         of(&[Reconciler], reconciler::Metrics::register(registry)?.collectors()),
         of(&[Scheduler], scheduler::Metrics::register(registry)?.collectors()),
@@ -135,7 +136,7 @@ fn collectors(registry: &Registry) -> Result<Vec<(Vec<Role>, Collectors)>, prome
         of(&[Allocator, Registrar, Reaper, Reconciler], TableMetrics::register(registry)?.collectors()),
         of(&[Allocator, Reaper, Reconciler, Scheduler], UpkeepMetrics::register(registry)?.collectors()),
         of(
-            &[Ingress, Allocator, Registrar, Reaper, Reconciler, Scheduler],
+            &[Ingress, Allocator, Registrar, Reaper, Runner, Reconciler, Scheduler],
             ClockMetrics::register(registry)?.collectors(),
         ),
         (Role::all().collect(), build_info()?),

@@ -14,8 +14,12 @@ use std::sync::Arc;
 async fn users_reach_a_node_with_their_own_verbs_only() {
     let (server, _folder) = server().await;
     let runner: Arc<dyn Bus> = Arc::new(connect(&server, "runner").await);
-    let callers =
-        [("reaper", NodeVerb::Remove), ("allocator", NodeVerb::Lease), ("ingress", NodeVerb::Execute)];
+    let callers = [
+        ("reaper", NodeVerb::Remove),
+        ("allocator", NodeVerb::Lease),
+        ("allocator", NodeVerb::Execute),
+        ("reconciler", NodeVerb::Inventory),
+    ];
     let (mut inbox, running) = begin_to_serve(&runner, "a", 4);
     for (user, own) in callers {
         let caller: Arc<dyn Bus> = Arc::new(connect(&server, user).await);

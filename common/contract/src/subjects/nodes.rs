@@ -21,7 +21,10 @@ mod tests {
     fn request_names_its_node_and_verb() {
         let (subjects, node) = (Subjects::with_prefix("blue").unwrap(), NodeId::parse("rack-1_a").unwrap());
         let named: Vec<_> = NodeVerb::iter().map(|verb| subjects.node_request(&node, verb)).collect();
-        assert_eq!(named, ["remove", "lease", "execute"].map(|verb| format!("blue.node.rack-1_a.{verb}")));
+        assert_eq!(
+            named,
+            ["remove", "lease", "execute", "inventory"].map(|verb| format!("blue.node.rack-1_a.{verb}"))
+        );
     }
 
     #[test]

@@ -120,11 +120,6 @@ pub(super) const ASK_HELD: &str = r#"{"node":"node-a","generation":3,"containers
 
 pub(super) const HOLDINGS: &str = r#"{"holdings":[{"fate":"keep","lease":{"epoch":1,"ends_at":1763697600,"grace_seconds":60}},{"fate":"remove","lease":null}]}"#;
 
-pub(super) const ASK_INVENTORY: &str =
-    r#"{"containers":[{"sandbox_id":"ctr_1","incarnation":"0198c0de-0000-7000-8000-000000000001"}]}"#;
-
-pub(super) const INVENTORY: &str = r#"{"generation":3,"missing":[{"sandbox_id":"ctr_1","incarnation":"0198c0de-0000-7000-8000-000000000001"}]}"#;
-
 pub(super) const REMOVE_CONTAINERS: &str = r#"{"sandbox_id":"ctr_1"}"#;
 
 pub(super) const CONTAINERS_REMOVED: &str = r#"{"removed":1}"#;
@@ -132,6 +127,10 @@ pub(super) const CONTAINERS_REMOVED: &str = r#"{"removed":1}"#;
 pub(super) const TELL_LEASE: &str = r#"{"sandbox_id":"ctr_1","incarnation":"0198c0de-0000-7000-8000-000000000001","lease":{"epoch":1,"ends_at":1763697600,"grace_seconds":60}}"#;
 
 pub(super) const LEASE_STORED: &str = r#"{"lease":{"epoch":1,"ends_at":1763697600,"grace_seconds":60}}"#;
+
+pub(super) const ASK_INVENTORY: &str = r#"{"containers":[{"sandbox_id":"ctr_1","incarnation":"0198c0de-0000-7000-8000-000000000001"},{"sandbox_id":"ctr_2","incarnation":"0198c0de-0000-7000-8000-000000000002"}]}"#;
+
+pub(super) const INVENTORY: &str = r#"{"generation":3,"missing":[{"sandbox_id":"ctr_2","incarnation":"0198c0de-0000-7000-8000-000000000002"}]}"#;
 
 pub(super) const EXECUTE_FULL: &str = r#"{"sandbox_id":"ctr_1","incarnation":"0198c0de-0000-7000-8000-000000000001","command":["sh","-c","cat; echo $GREETING"],"env":{"GREETING":"hello"},"cwd":"/workspace","stdin":"one\n","timeout_seconds":10}"#;
 
@@ -156,6 +155,8 @@ pub(super) const CENSUS: &str = r#"{"taken_at":1763683200,"total":3,"available":
 pub(super) const REPORT_CENSUS: &str = r#"{"tick":21,"duration_ms":9,"kind":"census","status":"completed","taken_at":1763683200,"total":3,"available":1,"allocated":2,"pending_deletion":0,"stale":0,"deletion_failed":0,"quarantined":0,"pools":{"main":{"total":3,"available":1,"allocated":2,"pending_deletion":0,"stale":0,"deletion_failed":0,"quarantined":0}},"labs":{"main":{"dns-basics":2}},"labs_left_out":4,"violations":{"claim_elsewhere":0,"claim_missing":0,"held_twice":0,"identity_twice":0},"oldest_deletions":{"main":1763683100},"checked":5,"unchecked":6,"raced":7,"claims_removed":8,"unreadable":1,"identities_made":9,"duplicates_quarantined":10}"#;
 /// The report of a removal of stale sandboxes.
 pub(super) const REPORT_STALE: &str = r#"{"tick":22,"duration_ms":9,"kind":"stale","status":"completed","grace_period_hours":24,"due":3,"removed":1,"deleted":1,"raced":2,"untold":4,"unreadable":1}"#;
+/// The report of a look at the nodes.
+pub(super) const REPORT_NODES: &str = r#"{"tick":24,"duration_ms":9,"kind":"nodes","status":"completed","present":3,"silent":{"node-b":16},"lost":["node-c"],"retired":1,"leased_missing":2,"raced":3,"unannounced":4,"unreadable":1}"#;
 /// The report of a fill of pools.
 pub(super) const REPORT_FILL: &str = r#"{"tick":23,"duration_ms":9,"kind":"fill","status":"completed","created":1,"reannounced":2,"retired":3,"raced":4,"unannounced":5,"missing":{"shells":2},"degraded":{"shells":"no such image"},"unreadable":1}"#;
 /// The report of an expiry run.
@@ -207,3 +208,14 @@ pub(super) const KNOWN_MARK: &str = r#"{"number":4711,"at":1763683200}"#;
 pub(super) const EVENT_LISTED: &str = r#"{"specversion":"1.0","id":"2000000:1","source":"/sandbox-broker","type":"sandbox.listed","subject":"2000000","time":"2025-11-21T00:00:00Z","datacontenttype":"application/json","data":{"pool":"main","from":null,"to":"available","version":1,"epoch":0,"owner":null,"lab":null,"by":"sync"}}"#;
 /// The event of a claim.
 pub(super) const EVENT_CLAIMED: &str = r#"{"specversion":"1.0","id":"2000000:2","source":"/sandbox-broker","type":"sandbox.claimed","subject":"2000000","time":"2025-11-21T00:00:00Z","datacontenttype":"application/json","data":{"pool":"main","from":"available","to":"allocated","version":2,"epoch":1,"owner":"student-1","lab":"dns-basics","by":"student-1","request_id":"r-1"}}"#;
+/// A report of each kind of run.
+pub(super) const REPORTS: [&str; 8] = [
+    REPORT_SYNC,
+    REPORT_SYNC_REFUSED,
+    REPORT_EXPIRY,
+    REPORT_SWEEP,
+    REPORT_CENSUS,
+    REPORT_STALE,
+    REPORT_FILL,
+    REPORT_NODES,
+];

@@ -36,15 +36,6 @@ pub(super) struct Place {
 /// When a schema or an example is no JSON.
 pub(super) fn messages(schemas: &mut Schemas) -> anyhow::Result<Vec<Message>> {
     use examples as e;
-    let reports = [
-        e::REPORT_SYNC,
-        e::REPORT_SYNC_REFUSED,
-        e::REPORT_EXPIRY,
-        e::REPORT_SWEEP,
-        e::REPORT_CENSUS,
-        e::REPORT_STALE,
-        e::REPORT_FILL,
-    ];
     let parked = [Header::ParkedReason, Header::ParkedAt, Header::Attempts];
     let unreadable = [Header::ParkedReason, Header::ParkedAt];
     let mut any =
@@ -88,7 +79,7 @@ pub(super) fn messages(schemas: &mut Schemas) -> anyhow::Result<Vec<Message>> {
             schemas,
         )?,
         event,
-        Message::of::<RunReport>("RunReport", "what a run did", &reports, schemas)?,
+        Message::of::<RunReport>("RunReport", "what a run did", &e::REPORTS, schemas)?,
     ];
     all.push(Message::of::<Census>("Census", "the last census that completed", &[e::CENSUS], schemas)?);
     all.push(Message::of::<Pause>("Pause", "the operators' switch of all deletions", &[e::PAUSE], schemas)?);
