@@ -54,6 +54,7 @@ fn allocation(number: u64, expires_at: u64) -> Allocation {
         expires_at,
         sfdc_account_id: None,
         lease_epoch: 1,
+        status: None,
     }
 }
 

@@ -99,6 +99,7 @@ fn leases() {
         expires_at: 1_763_697_600,
         sfdc_account_id: Some("001SIM000002000000".to_owned()),
         lease_epoch: 3,
+        status: None,
     };
     assert_snapshot!(wire(&lease), @r#"{"sandbox_id":"2000000","name":"lab-00000","external_id":"a90deeed-f0ec-4c4f-9897-a469083a0485","allocated_at":1763683200,"expires_at":1763697600,"sfdc_account_id":"001SIM000002000000","lease_epoch":3}"#);
     // Lab scripts read the field even if there is no such account.

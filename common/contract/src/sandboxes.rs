@@ -96,6 +96,9 @@ pub struct Allocation {
     pub sfdc_account_id: Option<String>,
     /// Fencing token of the lease.
     pub lease_epoch: u64,
+    /// `provisioning` while the container is still being created, `provision_failed` if that failed; absent if it can be used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<SandboxStatus>,
 }
 
 /// The answer to a release.
@@ -222,6 +225,7 @@ impl Allocation {
             expires_at: lease.expires_at.get(),
             sfdc_account_id: sandbox.descriptor.get(Descriptor::SFDC_ACCOUNT_ID).map(str::to_owned),
             lease_epoch: lease.epoch.get(),
+            status: sandbox.provision().map(|_| sandbox.state.name().into()),
         })
     }
 }

@@ -195,6 +195,7 @@ mod tests {
             expires_at: 2,
             sfdc_account_id: None,
             lease_epoch: 1,
+            status: None,
         }
     }
 
