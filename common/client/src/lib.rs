@@ -13,7 +13,7 @@ use bytes::Bytes;
 use contract::nodes::{ExecutionRequest, ExecutionResult};
 use contract::{
     AllocateRequest, Allocation, ExtendRequest, FaultBody, FaultCode, HealthReply, Outcome, ReleaseReply,
-    ReleaseRequest, Repeat, SandboxRequest, SandboxView, StatsReply, Verb,
+    ReleaseRequest, Repeat, SandboxRequest, SandboxView, StatsReply, Verb, WarmPolicy,
 };
 use domain::{IdempotencyKey, LabId, NamePrefix, OwnerId, PoolName, SandboxId};
 use ports::backoff::longest_pause;
@@ -71,6 +71,8 @@ pub struct Claim {
     pub name_prefix: Option<NamePrefix>,
     /// Length of the lease in hours; the fleet's default if none.
     pub hours: Option<u32>,
+    /// What it does about free containers; prefers them if none.
+    pub warm: Option<WarmPolicy>,
 }
 
 /// A granted claim.
@@ -144,11 +146,11 @@ impl Claim {
     /// A claim of `owner` with defaults.
     #[must_use]
     pub const fn of(owner: OwnerId) -> Self {
-        Self { owner, key: None, lab: None, pool: None, name_prefix: None, hours: None }
+        Self { owner, key: None, lab: None, pool: None, name_prefix: None, hours: None, warm: None }
     }
 
     fn request(&self) -> AllocateRequest {
-        let Self { owner, key, lab, pool, name_prefix, hours } = self;
+        let Self { owner, key, lab, pool, name_prefix, hours, warm } = self;
         AllocateRequest {
             owner: owner.to_string(),
             lab: lab.as_ref().map(ToString::to_string),
@@ -157,6 +159,7 @@ impl Claim {
             name_prefix: name_prefix.as_ref().map(ToString::to_string),
             lab_duration_hours: *hours,
             lab_duration_minutes: None,
+            warm: warm.map(|warm| <&'static str>::from(warm).to_owned()),
             by: None,
         }
     }

@@ -64,7 +64,7 @@ pub use reports::{
 };
 pub use sandboxes::{
     AllocateRequest, Allocation, HealthReply, Outcome, PoolStats, ReleaseReply, ReleaseRequest,
-    SandboxRequest, SandboxView, StatsReply,
+    SandboxRequest, SandboxView, StatsReply, WarmPolicy,
 };
 pub use scope::{NotUnderstood, Scope};
 pub use subjects::{Subjects, Verb};

@@ -32,9 +32,28 @@ pub struct AllocateRequest {
     /// The same in minutes; counts instead of the hours if it is there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lab_duration_minutes: Option<u32>,
+    /// In a pool of containers: `prefer` a free one and have one created if there is none (the default), `require` a free one,
+    /// or `never` take one, so that one is created.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warm: Option<String>,
     /// Who asks on the owner's behalf, for the history; the principal if there is one, else the owner if none is named.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
+}
+
+/// What a claim in a pool of containers does about those that are free.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, strum::IntoStaticStr, strum::EnumString, strum::EnumIter,
+)]
+#[strum(serialize_all = "snake_case")]
+pub enum WarmPolicy {
+    /// Takes a free one; has one created if there is none.
+    #[default]
+    Prefer,
+    /// Takes a free one, or is refused.
+    Require,
+    /// Has one created.
+    Never,
 }
 
 /// Gives a sandbox back: `release`.

@@ -48,6 +48,7 @@ fn parse_and_check(body: &[u8]) -> Fallible<Claim> {
         name_prefix,
         lab_duration_hours: _,
         lab_duration_minutes: _,
+        warm: _,
         by: _,
     } = serde_json::from_slice(body)?;
     let owner = OwnerId::parse(&owner)?;

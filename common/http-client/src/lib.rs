@@ -31,6 +31,8 @@ const LAB_HEADER: &str = "X-Instruqt-Track-ID";
 const NAME_PREFIX_HEADER: &str = "X-Sandbox-Name-Prefix";
 /// The pool.
 const POOL_HEADER: &str = "X-Sandbox-Pool";
+/// What it does about free containers.
+const WARM_HEADER: &str = "X-Sandbox-Warm";
 /// The idempotency key.
 const IDEMPOTENCY_KEY_HEADER: &str = "Idempotency-Key";
 /// Length of the lease, in whole hours.
@@ -157,6 +159,7 @@ impl HttpRequests {
             name_prefix,
             lab_duration_hours,
             lab_duration_minutes,
+            warm,
             by: _,
         } = request;
         let mut call = self.call(Method::POST, "/v1/allocate").header(OWNER_HEADER, owner);
@@ -165,6 +168,7 @@ impl HttpRequests {
             (IDEMPOTENCY_KEY_HEADER, idempotency_key),
             (POOL_HEADER, pool),
             (NAME_PREFIX_HEADER, name_prefix),
+            (WARM_HEADER, warm),
         ] {
             if let Some(value) = value {
                 call = call.header(name, value);

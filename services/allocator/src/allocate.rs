@@ -16,7 +16,7 @@ use crate::deadline::{Deadline, Late};
 use crate::{Allocator, decode, parse_actor, store_fault};
 use contract::{
     Action, AllocateRequest, Allocation, Fault, FaultCode, LabDuration, Outcome, Principal, Target, Verb,
-    authorize, headers,
+    WarmPolicy, authorize, headers,
 };
 use domain::{
     Actor, Candidate, ClaimKey, ClaimRecord, Creation, Grant, IdempotencyKey, LabId, Lease, NamePrefix,
@@ -48,6 +48,8 @@ struct Claim<'a> {
     is_only_attempt: bool,
     /// What is created if nothing is free; none for kinds that are not created.
     creation: Option<Creation>,
+    /// What it does about free ones of such a kind.
+    warm: WarmPolicy,
 }
 
 /// Why a claim was not granted.
@@ -151,6 +153,7 @@ impl Allocator {
             name_prefix,
             lab_duration_hours,
             lab_duration_minutes,
+            warm,
             by,
         } = request;
         let owner = crate::lookup::parse_owner(asked, owner)?;
@@ -175,9 +178,20 @@ impl Allocator {
         let wanted = LabDuration::of_fields(*lab_duration_hours, *lab_duration_minutes);
         let by = parse_actor(asked, by.as_deref())?;
         let key = ClaimKey { owner, key };
-        let (request, is_only_attempt, selectors, creation) = (None, false, Vec::new(), None);
-        let mut claim =
-            Claim { permit, key, lab, selectors, wanted, by, principal, request, is_only_attempt, creation };
+        let warm = parse_warm(present(warm))?;
+        let mut claim = Claim {
+            permit,
+            key,
+            lab,
+            selectors: Vec::new(),
+            wanted,
+            by,
+            principal,
+            request: None,
+            is_only_attempt: false,
+            creation: None,
+            warm,
+        };
         claim.selectors = match (present(pool), prefix) {
             (None, Some(prefix)) => self.selectors_of(&claim, &prefix)?,
             (pool, prefix) => {
@@ -186,6 +200,12 @@ impl Allocator {
                 claim.authorize(&pool)?;
                 self.check_length(&pool, wanted)?;
                 claim.creation = self.creation_in(&pool, prefix.as_ref())?;
+                if warm == WarmPolicy::Never && claim.creation.is_none() {
+                    return Err(Fault::invalid(
+                        "warm",
+                        "cannot be never: the sandboxes of this pool are not created",
+                    ));
+                }
                 vec![Selector { pool, prefix }]
             }
         };
@@ -403,6 +423,13 @@ impl Allocator {
     /// A candidate of the first pool that has one.
     async fn take_any(&self, claim: &Claim<'_>, deadline: &Deadline) -> Result<Reserved, Scarcity> {
         let mut scarcity = Scarcity::Draining;
+        if claim.warm == WarmPolicy::Never {
+            return Err(if claim.selectors.iter().any(|one| self.grants_in(&one.pool)) {
+                Scarcity::Exhausted
+            } else {
+                scarcity
+            });
+        }
         for selector in &claim.selectors {
             match self.take_fit(selector, deadline.give_up_at(), claim.permit).await {
                 Err(Scarcity::Draining) => {}
@@ -567,6 +594,13 @@ impl Claim<'_> {
         let is_creator = self.request.is_some() && self.request == lease.request;
         if is_creator { Outcome::Created } else { Outcome::Existing }
     }
+}
+
+/// The policy of that name, or the default.
+fn parse_warm(name: Option<&str>) -> Result<WarmPolicy, Fault> {
+    let Some(name) = name else { return Ok(WarmPolicy::default()) };
+    name.parse()
+        .map_err(|_| Fault::invalid("warm", format!("must be one of {}", contract::names::<WarmPolicy>())))
 }
 
 /// A field that is present and not blank.

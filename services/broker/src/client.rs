@@ -5,8 +5,8 @@ use crate::output::{Format, Shown};
 use crate::transport::{self, Ports, Transport};
 use clap::Subcommand;
 use client::{Claim, Client, ClientError, Timeouts};
-use contract::Allocation;
 use contract::nodes::{EXECUTION_SECONDS_DEFAULT, EXECUTION_SECONDS_MAX, ExecutionRequest};
+use contract::{Allocation, WarmPolicy};
 use domain::{IdempotencyKey, LabId, NamePrefix, OwnerId, PoolName, SandboxId};
 use ports::clock::SystemClock;
 use ports::random::Rng;
@@ -63,6 +63,9 @@ enum Call {
         /// Length of the lease in hours.
         #[arg(long)]
         hours: Option<u32>,
+        /// In a pool of containers: prefer, require or never take a free one.
+        #[arg(long, value_name = "POLICY", value_parser = warm_policy)]
+        warm: Option<WarmPolicy>,
     },
     /// Show a sandbox to its owner.
     Get(Own),
@@ -200,8 +203,8 @@ impl Call {
 
     async fn ask(self, client: &Client) -> Result<Shown, ClientError> {
         Ok(match self {
-            Self::Allocate { owner, key, lab, pool, name_prefix, hours } => {
-                let claim = Claim { owner, key, lab, pool, name_prefix, hours };
+            Self::Allocate { owner, key, lab, pool, name_prefix, hours, warm } => {
+                let claim = Claim { owner, key, lab, pool, name_prefix, hours, warm };
                 let claimed = client.allocate(&claim).await?;
                 shown(&Granted { outcome: claimed.outcome.as_str(), lease: claimed.lease })
             }
@@ -230,6 +233,11 @@ impl Call {
             Self::Health => shown(&client.health().await?),
         })
     }
+}
+
+/// What a claim does about free containers.
+fn warm_policy(name: &str) -> Result<WarmPolicy, String> {
+    name.parse().map_err(|_| format!("must be one of {}", contract::names::<WarmPolicy>()))
 }
 
 /// A variable as `NAME=VALUE`.

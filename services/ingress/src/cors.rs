@@ -21,7 +21,7 @@ pub enum Cors {
 const ALLOW_METHODS: HeaderValue = HeaderValue::from_static("GET, POST, DELETE");
 const ALLOW_HEADERS: HeaderValue = HeaderValue::from_static(
     "Authorization, Content-Type, Idempotency-Key, X-Instruqt-Sandbox-ID, X-Instruqt-Track-ID, \
-     Last-Event-ID, X-Lab-Duration, X-Lease-Epoch, X-Operator, X-Request-ID, X-Sandbox-Name-Prefix, X-Sandbox-Pool, X-Track-ID",
+     Last-Event-ID, X-Lab-Duration, X-Lease-Epoch, X-Operator, X-Request-ID, X-Sandbox-Name-Prefix, X-Sandbox-Pool, X-Sandbox-Warm, X-Track-ID",
 );
 const EXPOSE_HEADERS: HeaderValue = HeaderValue::from_static(
     "Location, Retry-After, X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset, X-Request-ID",

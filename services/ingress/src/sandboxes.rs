@@ -29,6 +29,8 @@ pub const LAB_HEADER: &str = "X-Instruqt-Track-ID";
 pub const NAME_PREFIX_HEADER: &str = "X-Sandbox-Name-Prefix";
 /// The pool.
 pub const POOL_HEADER: &str = "X-Sandbox-Pool";
+/// In a pool of containers: `prefer`, `require` or `never` a free one.
+pub const WARM_HEADER: &str = "X-Sandbox-Warm";
 /// The idempotency key.
 pub const IDEMPOTENCY_KEY_HEADER: &str = "Idempotency-Key";
 /// The epoch of the lease.
@@ -46,6 +48,7 @@ type PathId = Result<Path<String>, PathRejection>;
         ("X-Instruqt-Track-ID" = Option<String>, Header, description = "the lab (Instruqt track slug)"),
         ("X-Sandbox-Name-Prefix" = Option<String>, Header, description = "only sandboxes whose name has this prefix"),
         ("X-Sandbox-Pool" = Option<String>, Header, description = "the pool; the default one without it"),
+        ("X-Sandbox-Warm" = Option<String>, Header, description = "in a pool of containers: `prefer` a free one (the default), `require` one, or `never` take one, so that one is created"),
         ("Idempotency-Key" = Option<String>, Header, description = "the idempotency key; the owner without it"),
         ("X-Lab-Duration" = Option<String>, Header, description = "length of the lease, within the set maximum: hours (`4`, `4h`), minutes (`90m`) or both (`1h30m`)")
     ),
@@ -70,6 +73,7 @@ pub(crate) async fn allocate(
         name_prefix: id(&headers, NAME_PREFIX_HEADER, NamePrefix::parse)?.map(|prefix| prefix.to_string()),
         lab_duration_hours: duration.map(|duration| duration.hours),
         lab_duration_minutes: duration.and_then(|duration| duration.minutes),
+        warm: only_text(&headers, WARM_HEADER)?.filter(|warm| !warm.is_empty()).map(Cow::into_owned),
         by: whose_token(&facts),
     };
     let key = request.idempotency_key.clone();

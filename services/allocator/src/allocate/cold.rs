@@ -8,7 +8,7 @@ use super::{Choice, Claim, ClaimError, Found, Held};
 use crate::Allocator;
 use crate::candidates::Scarcity;
 use crate::deadline::Deadline;
-use contract::{Fault, FaultCode, Outcome, ProvisionWork};
+use contract::{Fault, FaultCode, Outcome, ProvisionWork, WarmPolicy};
 use domain::{
     Candidate, ClaimRecord, Creation, Fingerprint, NamePrefix, NewSandbox, PoolName, Sandbox, SandboxId,
 };
@@ -49,7 +49,8 @@ impl Allocator {
     pub(super) fn fresh_candidate(&self, claim: &Claim<'_>, scarcity: &Scarcity) -> Option<Candidate> {
         claim.creation.as_ref()?;
         let selector = claim.selectors.first()?;
-        if !matches!(scarcity, Scarcity::Exhausted | Scarcity::Contended) {
+        let is_scarce = matches!(scarcity, Scarcity::Exhausted | Scarcity::Contended);
+        if claim.warm == WarmPolicy::Require || !is_scarce {
             return None;
         }
         let prefix = self.ports.pools.current().kind_of(&selector.pool)?.id_prefix()?;

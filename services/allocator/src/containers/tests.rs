@@ -168,3 +168,31 @@ async fn command_needs_a_live_lease_and_a_container() {
     rig.ask(Verb::Release, json!({"sandbox_id": "ctr_1", "owner": "p-1"})).await.unwrap();
     assert!(refused("ctr_1", "p-1").await.message.contains("has been released"));
 }
+
+#[tokio::test]
+async fn claim_says_whether_it_takes_a_free_container() {
+    let (rig, _node, _stop) = leased().await;
+    let claim = |owner: &str, warm: &str| json!({"owner": owner, "pool": "shells", "warm": warm});
+    let refused = async |body: Value| rig.ask(Verb::Allocate, body).await.unwrap_err().code;
+    assert_eq!(refused(claim("p-2", "require")).await, FaultCode::PoolExhausted, "the only one is held");
+    assert_eq!(rig.bus.provisions().len(), 0, "and none is created");
+    let cold = rig.ask(Verb::Allocate, claim("p-2", "prefer")).await.unwrap();
+    assert_eq!(cold["status"], "provisioning");
+    let again = rig.ask(Verb::Allocate, claim("p-2", "require")).await.unwrap();
+    assert_eq!(
+        again["sandbox_id"], cold["sandbox_id"],
+        "the lease of the key is an answer whatever it asks for"
+    );
+    let generation = register(&rig, "a").await;
+    let free = wanted(&rig, "ctr_3", None).await;
+    provisioned(&rig, generation, &free, ONE).await;
+    let fresh = rig.ask(Verb::Allocate, claim("p-3", "never")).await.unwrap();
+    assert_eq!((&fresh["status"], fresh["sandbox_id"] == "ctr_3"), (&json!("provisioning"), false));
+    let warm = rig.ask(Verb::Allocate, claim("p-4", "require")).await.unwrap();
+    assert_eq!((&warm["sandbox_id"], &warm["status"]), (&json!("ctr_3"), &Value::Null));
+    assert_eq!(refused(claim("p-5", "sometimes")).await, FaultCode::InvalidRequest);
+    assert_eq!(
+        refused(json!({"owner": "p-5", "pool": "main", "warm": "never"})).await,
+        FaultCode::InvalidRequest
+    );
+}

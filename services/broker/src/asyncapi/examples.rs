@@ -13,7 +13,7 @@ pub(super) const REQUESTED_PERIOD: &str = r#"{"seconds":60}"#;
 /// A tick that has a sync follow the listing, whatever it costs.
 pub(super) const TICK_FORCED: &str = r#"{"force":true,"by":"alice","wanted_until_ms":1763683225000}"#;
 /// A claim that says everything.
-pub(super) const ALLOCATE_FULL: &str = r#"{"owner":"student-1","lab":"dns-basics","idempotency_key":"second","pool":"main","name_prefix":"lab-dns-","lab_duration_hours":2,"lab_duration_minutes":90,"by":"lab-2026"}"#;
+pub(super) const ALLOCATE_FULL: &str = r#"{"owner":"student-1","lab":"dns-basics","idempotency_key":"second","pool":"main","name_prefix":"lab-dns-","lab_duration_hours":2,"lab_duration_minutes":90,"warm":"prefer","by":"lab-2026"}"#;
 /// The shortest claim.
 pub(super) const ALLOCATE_LEAST: &str = r#"{"owner":"student-1"}"#;
 /// A lease.

@@ -96,6 +96,7 @@ fn schema_of(place: &Place<'_>) -> Option<Value> {
         }
         "X-Sandbox-Name-Prefix" => Some(text(VISIBLE, least, SANDBOX_NAME_BYTES_MAX)),
         "X-Operator" => Some(text(VISIBLE, least, OPERATOR_BYTES_MAX)),
+        "X-Sandbox-Warm" => Some(json!({"type": "string", "enum": ["prefer", "require", "never"]})),
         "X-Sandbox-Pool" => Some(text(TOKEN, least, POOL_NAME_BYTES_MAX)),
         "X-Lab-Duration" => {
             let most = if place.path.ends_with("/extend") { HOURS_TOTAL_MAX_MAX } else { HOURS_MAX_MAX };

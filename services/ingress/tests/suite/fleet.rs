@@ -41,7 +41,7 @@ async fn every_worker_is_listed_and_every_role_counted() {
     let answer = rig.ask("GET", "/v1/admin/fleet", ADMIN).await;
     assert_eq!(answer.status.as_u16(), 200);
     let expected = json!({
-        "roles": {"ingress": 0, "allocator": 0, "registry": 0, "reaper": 1, "reconciler": 0, "scheduler": 0},
+        "roles": {"ingress": 0, "allocator": 0, "registry": 0, "reaper": 1, "runner": 0, "reconciler": 0, "scheduler": 0},
         "workers": [{
             "role": "reaper", "id": "fresh-1", "version": env!("CARGO_PKG_VERSION"), "started_at": 1_800_000_000,
             "in_flight": 2, "work": {"work": {"requests": 7, "errors": 1, "mean_us": 0, "last_error": null}},
