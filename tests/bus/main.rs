@@ -106,7 +106,7 @@ on_every_engine! {
         admitted_places_limit_the_work_in_progress,
         slow_provision_is_kept_alive,
         provision_of_a_dead_runner_is_redelivered,
-        retry_is_delayed_and_counted,
+        retry_is_delayed_and_counts_anew,
         provision_that_was_given_up_is_parked,
         unreadable_provision_is_parked,
         provisions_resume_after_an_outage,

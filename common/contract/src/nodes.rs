@@ -172,7 +172,7 @@ pub struct ProvisionFailedReply {
 pub enum AfterFailure {
     /// It is tried again later.
     Retry,
-    /// It is parked until an operator replays it.
+    /// It is parked: its holder releases it, or its pool gives it up.
     Park,
     /// It is not wanted any more.
     #[default]

@@ -11,13 +11,12 @@ use async_nats::{HeaderMap, Message, Subject, Subscriber};
 use async_trait::async_trait;
 use contract::{Fault, FaultCode, NotUnderstood, Principal, Verb, WorkerRole, headers};
 use futures_util::StreamExt as _;
-use ports::bus::intake::{self, one_line};
+use ports::bus::intake::{self, Places, one_line};
 use ports::bus::{Answer, Attempt, BusError, Context, Dropped, Handler, Request, RequestVerb, Serve};
 use ports::clock::Clock;
 use runtime::server_time::ServerTime;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -43,7 +42,7 @@ pub(super) struct Served<V> {
 struct Server<V: RequestVerb> {
     bus: NatsBus,
     handler: Arc<dyn Handler<V>>,
-    permits: Arc<Semaphore>,
+    places: Places,
     running: TaskTracker,
 }
 
@@ -128,7 +127,7 @@ impl<V: RequestVerb> Server<V> {
         let principal = principal_of(message.headers.as_ref());
         let not_understood = principal.map(|principal| context.principal = principal).err();
         let body = message.payload;
-        let permit = Arc::clone(&self.permits).try_acquire_owned().ok();
+        let permit = self.places.take(verb);
         let bus = self.bus.clone();
         let handler = Arc::clone(&self.handler);
         self.running.spawn(async move {
@@ -161,7 +160,7 @@ impl NatsBus {
         let server = Arc::new(Server {
             bus: self.clone(),
             handler,
-            permits: Arc::new(Semaphore::new(in_flight_max)),
+            places: Places::new(in_flight_max),
             running: TaskTracker::new(),
         });
         let mut loops = JoinSet::new();

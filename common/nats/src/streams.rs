@@ -196,7 +196,7 @@ impl NatsBus {
         if self.is_idle() {
             return give_back(message).await;
         }
-        let delivery = Delivery { work, deliveries: deliveries::<K>(message) };
+        let delivery = Delivery { work, deliveries: deliveries(message) };
         let verdict = tokio::select! {
             verdict = worker.work(delivery) => verdict,
             () = keep_alive(message, K::ack_wait(&self.config)) => return,
@@ -212,8 +212,8 @@ impl NatsBus {
                     tracing::warn!(nats.subject = %message.subject, error = %Chain(&error), "retry not scheduled");
                 }
             },
-            Verdict::GiveUp { reason } if K::IS_COUNTED => {
-                let attempts = Some(deliveries::<K>(message));
+            Verdict::GiveUp { reason } if K::QUEUE_PARKS => {
+                let attempts = Some(deliveries(message));
                 self.set_aside::<K>(message, places.parked, attempts, &reason).await;
             }
             Verdict::GiveUp { reason } => self.terminate(message, &reason).await,
@@ -237,9 +237,6 @@ impl NatsBus {
         let mut map = HeaderMap::new();
         map.insert(async_nats::header::NATS_SCHEDULE, format!("@at {}", rfc3339(due)));
         map.insert(async_nats::header::NATS_SCHEDULE_TARGET, places.work);
-        if K::IS_COUNTED {
-            map.insert(headers::ATTEMPTS, deliveries::<K>(message).to_string());
-        }
         let retry = PublishMessage::build().headers(map).payload(message.payload.clone());
         self.publish_until_acked(places.retry, retry).await.map(|_| ())
     }
@@ -297,12 +294,9 @@ impl NatsBus {
     }
 }
 
-/// How often the work of the message was delivered: this message, and if its kind is counted also those before.
-fn deliveries<K: Kind>(message: &Message) -> u64 {
-    let header = message.headers.as_ref().and_then(|map| map.get(headers::ATTEMPTS));
-    let before = header.filter(|_| K::IS_COUNTED).and_then(|count| count.as_str().parse().ok());
-    let now = message.info().map_or(1, |info| u64::try_from(info.delivered).unwrap_or(1));
-    now.saturating_add(before.unwrap_or(0))
+/// How often the message was delivered.
+fn deliveries(message: &Message) -> u64 {
+    message.info().map_or(1, |info| u64::try_from(info.delivered).unwrap_or(1))
 }
 
 /// Reports progress on the message repeatedly. Ends only if that fails.

@@ -1,5 +1,6 @@
 //! What allocators ask the node of a leased container: to know its lease, and to run a command in it.
 
+use crate::admission::Permit;
 use crate::{Allocator, decode, lookup};
 use contract::nodes::{
     EXECUTION_SECONDS_DEFAULT, EXECUTION_SECONDS_MAX, ExecuteRequest, ExecutionRequest, ExecutionResult,
@@ -31,8 +32,15 @@ impl Allocator {
     ///
     /// # Errors
     /// [`FaultCode::UpstreamUnavailable`] if the node has not stored it; the same request may be repeated.
-    pub(crate) async fn ensure_node_knows(&self, request: &Request, sandbox: &Sandbox) -> Result<(), Fault> {
+    pub(crate) async fn ensure_node_knows(
+        &self,
+        request: &Request,
+        permit: &Permit,
+        sandbox: &Sandbox,
+    ) -> Result<(), Fault> {
         let Some((place, body)) = self.lease_message(sandbox) else { return Ok(()) };
+        // A slow node is no slow table.
+        let _waiting = permit.idle();
         let nodes = self.ports.nodes.as_ref();
         let asked = ask(nodes, &place.node, NodeVerb::Lease, &request.context, &body, LEASE_TIMEOUT);
         let LeaseReply { lease } = asked.await?;
@@ -168,7 +176,7 @@ async fn ask<R: DeserializeOwned>(
 
 fn no_answer(verb: NodeVerb, error: RequestError) -> Fault {
     match (error, verb) {
-        (RequestError::TimedOut, NodeVerb::Execute) => Fault {
+        (RequestError::TimedOut | RequestError::Disconnected, NodeVerb::Execute) => Fault {
             retry_after_seconds: None,
             ..Fault::new(
                 FaultCode::Timeout,

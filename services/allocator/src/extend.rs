@@ -1,5 +1,6 @@
 //! Extends a lease. The only length of a lease is its stored end: repeats of the claim return it, and expiry uses it.
 
+use crate::admission::Permit;
 use crate::{Allocator, decode, parse_actor, store_fault};
 use contract::{Allocation, ExtendRequest, Fault, FaultCode, LabDuration};
 use domain::{
@@ -26,7 +27,7 @@ struct Wanted {
 // === impl Allocator ===
 
 impl Allocator {
-    pub(crate) async fn extend(&self, request: &Request) -> Result<Allocation, Fault> {
+    pub(crate) async fn extend(&self, request: &Request, permit: &Permit) -> Result<Allocation, Fault> {
         let wanted = parse_extension(request)?;
         let deadline = self.deadline_of(request);
         let mut seen = self.sandbox_of(request, wanted.id.as_str()).await?;
@@ -37,7 +38,7 @@ impl Allocator {
             let expires_at = lease.granted_at.after(wanted.length);
             if expires_at <= lease.expires_at {
                 // It lasts as long already: a repeat, or less than it has. A lease is never shortened.
-                self.ensure_node_knows(request, &seen).await?;
+                self.ensure_node_knows(request, permit, &seen).await?;
                 return allocation_of(&seen);
             }
             let extension = Extension {
@@ -60,7 +61,7 @@ impl Allocator {
                         "the lease of {} ends at {expires_at} now",
                         wanted.id,
                     );
-                    self.ensure_node_knows(request, &extended).await?;
+                    self.ensure_node_knows(request, permit, &extended).await?;
                     return allocation_of(&extended);
                 }
                 Write::Lost(Some(found)) => *found,

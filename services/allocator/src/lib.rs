@@ -257,7 +257,7 @@ impl Allocator {
             Verb::Replay => plain(self.replay(request).await),
             Verb::ReplayAll => plain(self.replay_all(request).await),
             Verb::Remove => plain(self.remove(request).await),
-            Verb::Extend => plain(self.extend(request).await),
+            Verb::Extend => plain(self.extend(request, permit).await),
             Verb::Quarantine => plain(self.quarantine(request).await),
             Verb::Unquarantine => plain(self.unquarantine(request).await),
             Verb::ForceRelease => plain(self.force_release(request).await),

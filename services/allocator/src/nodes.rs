@@ -16,7 +16,7 @@ use domain::{
 };
 use ports::bus::Request;
 use ports::engine::Incarnation;
-use ports::store::Write;
+use ports::store::{Write, unless_unreadable};
 
 /// Attempts of one change; each further one means that another writer was faster.
 const TRIES_MAX: usize = 4;
@@ -70,9 +70,23 @@ impl Allocator {
         let mut known = Vec::new();
         for spec in of_containers {
             let Some(template) = pools.template_of(&spec.name) else { continue };
-            if let Some(settings) = self.settings_of(request, template).await? {
-                let (pool, template) = (spec.name.to_string(), template.to_string());
-                known.push(NodePool { pool, template, settings });
+            // One that this build cannot read holds up no other pool.
+            let found = template.parts().map(|(id, version)| async move {
+                unless_unreadable(self.ports.store.template(&id, version).await)
+            });
+            let Some(found) = found else { continue };
+            let found = found.await.map_err(|error| store_fault(request, &error))?;
+            match found.map(|found| TemplateSettings::of(&found.spec)) {
+                Some(settings) => {
+                    let (pool, template) = (spec.name.to_string(), template.to_string());
+                    known.push(NodePool { pool, template, settings });
+                }
+                None => tracing::error!(
+                    pool.name = spec.name.as_str(),
+                    template.id = template.as_str(),
+                    "the template of pool {} cannot be read; no node serves it",
+                    spec.name
+                ),
             }
         }
         Ok(NodePoolsReply { pools: known })

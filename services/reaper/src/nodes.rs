@@ -110,9 +110,11 @@ impl Provider for Nodes {
             Err(RequestError::Disconnected) => {
                 Err(ProviderError::Unreachable { message: "not connected to the queue".to_owned() })
             }
-            Err(RequestError::TimedOut) => {
-                Err(ProviderError::UnknownOutcome { waited_seconds: REMOVE_TIMEOUT.as_secs() })
-            }
+            // A machine without power keeps its subscriptions for a while.
+            Err(RequestError::TimedOut) => match self.without_node(&node).await {
+                Err(_) => Err(ProviderError::UnknownOutcome { waited_seconds: REMOVE_TIMEOUT.as_secs() }),
+                gone => gone,
+            },
         }
     }
 }

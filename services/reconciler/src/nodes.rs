@@ -53,7 +53,9 @@ impl Reconciler {
         let answers = join_all(asked).await;
         let is_connected =
             !answers.iter().any(|answer| matches!(answer, Err(Some(RequestError::Disconnected))));
-        let present = live.iter().zip(&answers).map(|(node, answer)| (node.id.clone(), answer.is_ok()));
+        // A node that refuses or says what this build cannot read is there.
+        let has_answered = |answer: &Result<_, _>| !matches!(answer, Err(Some(_)));
+        let present = live.iter().zip(&answers).map(|(node, answer)| (node.id.clone(), has_answered(answer)));
         let now = self.ports.clock.monotonic();
         let verdicts = self.silence.note(present.collect(), is_connected, now);
         let (mut lost, mut is_new) = (BTreeSet::new(), false);
@@ -61,6 +63,7 @@ impl Reconciler {
         for node in live {
             match verdicts.get(&node.id) {
                 Some(Verdict::Present) => report.present += 1,
+                Some(Verdict::Unknown) => {}
                 Some(Verdict::Silent(span)) => _ = report.silent.insert(node.id.to_string(), span.as_secs()),
                 Some(Verdict::Lost) if self.declare_lost(node).await? => {
                     report.lost.push(node.id.to_string());
@@ -70,7 +73,9 @@ impl Reconciler {
             }
         }
         if is_new || self.silence.is_inventory_due(now, INVENTORY_PERIOD) {
-            self.take_inventory(&lost, report, skipped).await?;
+            let live = nodes.iter().filter(|node| !lost.contains(&node.id));
+            let live = live.map(|node| (node.id.clone(), node.generation)).collect();
+            self.take_inventory(&live, &lost, report, skipped).await?;
         }
         Ok(())
     }
@@ -105,6 +110,7 @@ impl Reconciler {
     /// Compares the containers that records name with those that their nodes have.
     async fn take_inventory(
         &self,
+        live: &BTreeMap<NodeId, u64>,
         lost: &BTreeSet<NodeId>,
         report: &mut NodesReport,
         skipped: &mut Skipped,
@@ -116,6 +122,10 @@ impl Reconciler {
                 } else {
                     let named = part.iter().filter_map(container_of).collect();
                     let Ok(reply) = self.ask_inventory(&node, named).await else { break };
+                    // Another runner may use the name, or an older one may still answer.
+                    if live.get(&node) != Some(&reply.generation) {
+                        break;
+                    }
                     reply.missing.into_iter().collect()
                 };
                 self.give_up(&node, part, &missing, report, skipped).await?;

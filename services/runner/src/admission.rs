@@ -3,11 +3,9 @@
 use crate::containers::Containers;
 use crate::pools::Pools;
 use contract::ProvisionLane;
-use domain::SandboxId;
 use parking_lot::Mutex;
-use ports::bus::Verdict;
 use ports::bus::rotation::IDLE_LOOK_PERIOD;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// The longest that a node fetches later than others because of its load, in milliseconds. It is long beside a fetch, so that
@@ -18,22 +16,12 @@ const FULL_WAIT: Duration = Duration::from_millis(200);
 /// Time without fetching after the engine could not create a container: longer than a short disturbance of the engine, and
 /// so that few messages are fetched and put off during a long one.
 const CLOSED_MS: u64 = 5_000;
-/// Most sandboxes whose retries are remembered: far more than a node has in work; beyond it the oldest knowledge is worth
-/// nothing.
-const RETRIES_MAX: usize = 10_000;
-
 /// The admission of a node.
 #[derive(Debug, Default)]
 pub(crate) struct Admission {
     /// When the wait of each lane that waits is over.
     waits: Mutex<BTreeMap<ProvisionLane, u64>>,
     closed_until_ms: Mutex<u64>,
-}
-
-/// How often this process has put work off. The queue counts these deliveries like others.
-#[derive(Debug, Default)]
-pub(crate) struct Retries {
-    counts: Mutex<HashMap<SandboxId, u64>>,
 }
 
 // === impl Admission ===
@@ -79,30 +67,6 @@ impl Admission {
     /// Fetches nothing for a while.
     pub(crate) fn close(&self, now_ms: u64) {
         *self.closed_until_ms.lock() = now_ms.saturating_add(CLOSED_MS);
-    }
-}
-
-// === impl Retries ===
-
-impl Retries {
-    /// How often the work of a sandbox was put off here.
-    pub(crate) fn of(&self, sandbox: &SandboxId) -> u64 {
-        self.counts.lock().get(sandbox).copied().unwrap_or_default()
-    }
-
-    /// Notes a verdict. An attempt that was counted is in the record of the sandbox.
-    pub(crate) fn note(&self, sandbox: &SandboxId, verdict: &Verdict, is_counted: bool) {
-        let mut counts = self.counts.lock();
-        match verdict {
-            Verdict::Retry { .. } if is_counted => {}
-            Verdict::Retry { .. } => {
-                if counts.len() >= RETRIES_MAX {
-                    counts.clear();
-                }
-                *counts.entry(sandbox.clone()).or_default() += 1;
-            }
-            Verdict::Done | Verdict::GiveUp { .. } => drop(counts.remove(sandbox)),
-        }
     }
 }
 

@@ -126,10 +126,13 @@ impl Execution {
                 let killed = client.kill(&id, KILL_GRACE).await;
                 tracing::debug!(job = %id, is_killed = killed.is_ok(), "an execution has taken too long");
                 let ended = within(clock.as_ref(), KILL_GRACE + END_TIMEOUT, run).await;
-                ended.ok_or_else(|| unavailable("the command takes too long and cannot be ended"))?
+                ended.ok_or_else(|| may_have_run("the command takes too long and cannot be ended"))?
             }
         };
-        let outcome = outcome.map_err(|error| failed(&error))?;
+        let outcome = outcome.map_err(|error| match failed(&error) {
+            fault if fault.code == FaultCode::UpstreamUnavailable => may_have_run(&fault.message),
+            fault => fault,
+        })?;
         let ended_ms = since();
         let mut result = result_of(outcome, has_timed_out)?;
         if result.signal == Some(SIGKILL) {
@@ -159,7 +162,7 @@ fn result_of(outcome: Outcome, has_timed_out: bool) -> Result<ExecutionResult, F
         }
         End::Crashed(reason) => {
             tracing::warn!(reason, "a supervisor has lost a job");
-            return Err(unavailable("the supervisor has lost the command"));
+            return Err(may_have_run("the supervisor has lost the command"));
         }
     };
     let reason = reason.to_owned();
@@ -239,6 +242,12 @@ fn not_connected(error: &EngineError) -> Fault {
             unavailable("the supervisor of the sandbox cannot be reached; repeat the request")
         }
     }
+}
+
+/// The fault for a command that has begun. There is no advice to repeat it.
+fn may_have_run(message: &str) -> Fault {
+    let message = format!("{message}; it may have run, look at what it did");
+    Fault { retry_after_seconds: None, ..unavailable(&message) }
 }
 
 fn failed(error: &ClientError) -> Fault {

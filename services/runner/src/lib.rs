@@ -39,7 +39,7 @@ mod state;
 mod timers;
 mod turns;
 
-use admission::{Admission, Retries};
+use admission::Admission;
 use containers::Containers;
 use contract::nodes::RegisterNodeRequest;
 use contract::{NodeVerb, ProvisionWork};
@@ -96,7 +96,6 @@ pub(crate) struct Node {
     containers: Containers,
     pools: Pools,
     admission: Admission,
-    retries: Retries,
     turns: Turns,
     /// Notified when the node was registered again.
     registered: Notify,
@@ -123,7 +122,6 @@ impl Runner {
             control,
             pools: Pools::default(),
             admission: Admission::default(),
-            retries: Retries::default(),
             turns: Turns::default(),
             registered: Notify::new(),
             metrics,

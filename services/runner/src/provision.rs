@@ -82,9 +82,6 @@ impl Worker<ProvisionWork> for Node {
         let _under_way = self.metrics.begin_provision();
         let (result, verdict) = self.provision(&delivery.work, delivery.deliveries).await;
         self.metrics.provisioned(result);
-        if let Ok((id, ..)) = delivery.work.parts() {
-            self.retries.note(&id, &verdict, result == FAILED);
-        }
         verdict
     }
 
@@ -114,8 +111,7 @@ impl Node {
             Err(_) => return ("report_refused", Verdict::Retry { delay: REFUSED_DELAY }),
         };
         let WantedSandbox { attempts, settings, lease } = wanted;
-        let explained = u64::from(attempts).saturating_add(self.retries.of(&id));
-        if deliveries.saturating_sub(explained) > DELIVERIES_MAX {
+        if deliveries > DELIVERIES_MAX {
             let reason = format!("delivered {deliveries} times without an outcome");
             return self.report_failure(work, attempts, reason, true).await;
         }

@@ -4,6 +4,8 @@ use super::{Answer, Dropped, Handler, Request, RequestVerb, Work};
 use crate::clock::Clock;
 use contract::limits::{REQUEST_BYTES_MAX, REQUEST_ID_BYTES_MAX};
 use contract::{DeletionWork, Fault, FaultCode};
+use std::sync::Arc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// The caller's request id if it is valid in headers and logs; otherwise a new one.
 pub fn request_id(given: Option<&str>, fresh: impl FnOnce() -> String) -> String {
@@ -11,6 +13,27 @@ pub fn request_id(given: Option<&str>, fresh: impl FnOnce() -> String) -> String
         !id.is_empty() && id.len() <= REQUEST_ID_BYTES_MAX && id.bytes().all(|byte| byte.is_ascii_graphic())
     };
     given.filter(is_sane).map_or_else(fresh, ToOwned::to_owned)
+}
+
+/// The places of requests in progress. Long ones have places of their own, so that they hold up no others.
+#[derive(Clone, Debug)]
+pub struct Places {
+    usual: Arc<Semaphore>,
+    long: Arc<Semaphore>,
+}
+
+impl Places {
+    /// So many places of each kind.
+    #[must_use]
+    pub fn new(max: usize) -> Self {
+        Self { usual: Arc::new(Semaphore::new(max)), long: Arc::new(Semaphore::new(max)) }
+    }
+
+    /// A place for such a request; none if all are taken.
+    pub fn take<V: RequestVerb>(&self, verb: V) -> Option<OwnedSemaphorePermit> {
+        let places = if verb.is_long() { &self.long } else { &self.usual };
+        Arc::clone(places).try_acquire_owned().ok()
+    }
 }
 
 /// The answer to a request; none if its caller has stopped waiting. Without a `permit` the worker is busy. The permit

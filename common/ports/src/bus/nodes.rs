@@ -19,6 +19,9 @@ pub trait RequestVerb: Copy + Debug + Send + Sync + 'static {
     /// The failure of a request whose end the caller did not see.
     fn unseen_end(self, code: FaultCode, words: &str) -> Fault;
 
+    /// Whether it may take as long as its caller wants, so that it must not take the places of other requests.
+    fn is_long(self) -> bool;
+
     /// Whether it is answered whatever the clock of the process says.
     fn is_timeless(self) -> bool;
 
@@ -43,8 +46,8 @@ pub trait NodeRequests: Send + Sync {
 /// The runner's side of requests to its node.
 #[async_trait]
 pub trait ServeNode: Send + Sync {
-    /// Answers the requests to `node` until `stop`, with at most `in_flight_max` in progress; a further one is refused at
-    /// once. Then it takes no more, finishes what it has, and returns without losing a request.
+    /// Answers the requests to `node` until `stop`, with at most `in_flight_max` in progress, and as many that are
+    /// [long](RequestVerb::is_long); a further one is refused at once. Then it takes no more, finishes what it has, and returns without losing a request.
     async fn serve_node(
         &self,
         node: &NodeId,
@@ -61,6 +64,10 @@ impl RequestVerb for Verb {
 
     fn unseen_end(self, code: FaultCode, words: &str) -> Fault {
         self.unseen_end(code, words)
+    }
+
+    fn is_long(self) -> bool {
+        false
     }
 
     fn is_timeless(self) -> bool {
@@ -81,8 +88,13 @@ impl RequestVerb for NodeVerb {
         Fault::new(code, words)
     }
 
+    fn is_long(self) -> bool {
+        self == Self::Execute
+    }
+
+    /// What a node has does not depend on the time.
     fn is_timeless(self) -> bool {
-        false
+        self == Self::Inventory
     }
 
     /// A node has no table; those who ask have looked at it.

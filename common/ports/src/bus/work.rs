@@ -16,9 +16,8 @@ pub trait Work: Clone + Debug + Send + Sync + 'static {
     const NAME: &'static str;
     /// The version of its messages that this build reads.
     const VERSION: u32;
-    /// Whether the queue counts the deliveries of the work over all its retries, and parks work that is given up. Else its
-    /// worker counts attempts and parks.
-    const IS_COUNTED: bool;
+    /// Whether the queue parks work that is given up. Else its worker parks it.
+    const QUEUE_PARKS: bool;
 
     /// Reads a message.
     ///
@@ -41,7 +40,8 @@ pub trait Work: Clone + Debug + Send + Sync + 'static {
 pub struct Delivery<W = DeletionWork> {
     /// The work.
     pub work: W,
-    /// How often it was delivered, this time included: this message, or with [`Work::IS_COUNTED`] all messages of the work.
+    /// How often this message was delivered, this time included. A retry is a new message, because its worker came to a verdict:
+    /// many deliveries mean that workers die of the work.
     pub deliveries: u64,
 }
 
@@ -56,7 +56,7 @@ pub enum Verdict {
         delay: Duration,
     },
     /// Given up: the message leaves the queue, marked as terminated, after it was parked: by the worker, or with
-    /// [`Work::IS_COUNTED`] by the queue.
+    /// [`Work::QUEUE_PARKS`] by the queue.
     GiveUp {
         /// Why.
         reason: String,
@@ -84,7 +84,7 @@ impl Work for DeletionWork {
     type Lane = PoolName;
     const NAME: &'static str = "deletion";
     const VERSION: u32 = DELETION_WORK_VERSION;
-    const IS_COUNTED: bool = false;
+    const QUEUE_PARKS: bool = false;
 
     fn parse(payload: &[u8]) -> Result<Self, serde_json::Error> {
         serde_json::from_slice(payload)
@@ -103,7 +103,7 @@ impl Work for ProvisionWork {
     type Lane = ProvisionLane;
     const NAME: &'static str = "provision";
     const VERSION: u32 = PROVISION_WORK_VERSION;
-    const IS_COUNTED: bool = true;
+    const QUEUE_PARKS: bool = true;
 
     fn parse(payload: &[u8]) -> Result<Self, serde_json::Error> {
         serde_json::from_slice(payload)

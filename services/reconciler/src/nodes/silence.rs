@@ -11,13 +11,19 @@ const LOST_AFTER: Duration = Duration::from_secs(30);
 /// them and this process.
 const MANY_LOST_AFTER: Duration = Duration::from_secs(5 * 60);
 
+/// Longest pause between two looks of this process. After a longer one, such as an outage or turns of another process, it does
+/// not know whether a node was silent all the time.
+const LOOKS_PAUSE_MAX: Duration = Duration::from_secs(10);
+
 /// What this process knows of the nodes.
 #[derive(Debug, Default)]
 pub(crate) struct Silence(Mutex<Known>);
 
 #[derive(Debug, Default)]
 struct Known {
-    /// When each silent node was first found silent, on the monotonic clock of this process.
+    /// When this process last looked, on its monotonic clock.
+    looked_at: Option<Duration>,
+    /// When each silent node was first found silent.
     silent_since: BTreeMap<NodeId, Duration>,
     inventory_at: Option<Duration>,
 }
@@ -25,6 +31,8 @@ struct Known {
 /// What a node is now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
+    /// This process has no connection.
+    Unknown,
     /// It answers.
     Present,
     /// It has not answered for that long.
@@ -44,9 +52,14 @@ impl Silence {
         now: Duration,
     ) -> BTreeMap<NodeId, Verdict> {
         let mut known = self.0.lock();
-        if !is_connected {
-            // Nothing is known about any node, and all silence is counted anew.
+        let has_paused = known.looked_at.is_some_and(|at| now.saturating_sub(at) > LOOKS_PAUSE_MAX);
+        known.looked_at = Some(now);
+        if !is_connected || has_paused {
+            // What happened meanwhile is not known: all silence is counted anew, from the next look on.
             known.silent_since.clear();
+        }
+        if !is_connected {
+            return nodes.into_keys().map(|node| (node, Verdict::Unknown)).collect();
         }
         known.silent_since.retain(|node, _| nodes.get(node) == Some(&false));
         for (node, _) in nodes.iter().filter(|(_, has_answered)| !**has_answered) {
@@ -77,41 +90,44 @@ impl Silence {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::ops::RangeInclusive;
 
     fn look(silence: &Silence, seconds: u64, nodes: &[(&str, bool)]) -> Vec<Verdict> {
         let nodes = nodes.iter().map(|(name, answers)| (NodeId::parse(name).unwrap(), *answers));
         silence.note(nodes.collect(), true, Duration::from_secs(seconds)).into_values().collect()
     }
 
+    /// Looks every two seconds at one silent node; the last verdict.
+    fn every_two_seconds(silence: &Silence, seconds: RangeInclusive<u64>, node: &str) -> Verdict {
+        seconds.step_by(2).map(|at| look(silence, at, &[(node, false)])[0]).last().unwrap()
+    }
+
     #[test]
     fn node_is_lost_after_half_a_minute_of_silence() {
         let silence = Silence::default();
-        let span = Duration::from_secs;
-        let nodes = |answers| [("a", answers), ("b", true), ("c", true), ("d", true)];
-        assert_eq!(look(&silence, 100, &nodes(false))[0], Verdict::Silent(span(0)));
-        assert_eq!(look(&silence, 129, &nodes(false))[0], Verdict::Silent(span(29)));
-        assert_eq!(
-            look(&silence, 130, &nodes(false)),
-            [Verdict::Lost, Verdict::Present, Verdict::Present, Verdict::Present]
-        );
-        assert_eq!(look(&silence, 131, &nodes(true))[0], Verdict::Present);
-        assert_eq!(look(&silence, 132, &nodes(false))[0], Verdict::Silent(span(0)), "it begins anew");
+        let others = |answers| [("a", answers), ("b", true), ("c", true), ("d", true)];
+        for at in (100..130).step_by(2) {
+            assert_eq!(look(&silence, at, &others(false))[0], Verdict::Silent(Duration::from_secs(at - 100)));
+        }
+        let all = [Verdict::Lost, Verdict::Present, Verdict::Present, Verdict::Present];
+        assert_eq!(look(&silence, 130, &others(false)), all);
+        assert_eq!(look(&silence, 132, &others(true))[0], Verdict::Present);
+        assert_eq!(look(&silence, 134, &others(false))[0], Verdict::Silent(Duration::ZERO), "it begins anew");
     }
 
     #[test]
     fn only_node_of_a_fleet_is_lost_as_well() {
-        let silence = Silence::default();
-        look(&silence, 0, &[("a", false)]);
-        assert_eq!(look(&silence, 30, &[("a", false)]), [Verdict::Lost]);
+        assert_eq!(every_two_seconds(&Silence::default(), 0..=30, "a"), Verdict::Lost);
     }
 
     #[test]
     fn many_silent_nodes_are_lost_only_after_minutes() {
         let silence = Silence::default();
         let nodes = [("a", false), ("b", false), ("c", true)];
-        look(&silence, 0, &nodes);
-        let still = Verdict::Silent(Duration::from_secs(299));
-        assert_eq!(look(&silence, 299, &nodes), [still, still, Verdict::Present]);
+        for at in (0..300).step_by(2) {
+            let still = Verdict::Silent(Duration::from_secs(at));
+            assert_eq!(look(&silence, at, &nodes), [still, still, Verdict::Present]);
+        }
         assert_eq!(look(&silence, 300, &nodes), [Verdict::Lost, Verdict::Lost, Verdict::Present]);
     }
 
@@ -120,9 +136,20 @@ mod tests {
         let silence = Silence::default();
         look(&silence, 0, &[("a", false)]);
         let all = BTreeMap::from([(NodeId::parse("a").unwrap(), false)]);
-        silence.note(all, false, Duration::from_secs(29));
-        assert_eq!(look(&silence, 31, &[("a", false)]), [Verdict::Silent(Duration::from_secs(2))]);
-        assert_eq!(look(&silence, 59, &[("a", false)]), [Verdict::Lost]);
+        let unknown = silence.note(all, false, Duration::from_secs(8));
+        assert_eq!(unknown.into_values().collect::<Vec<_>>(), [Verdict::Unknown]);
+        assert_eq!(look(&silence, 10, &[("a", false)]), [Verdict::Silent(Duration::ZERO)]);
+        assert_eq!(every_two_seconds(&silence, 12..=38, "a"), Verdict::Silent(Duration::from_secs(28)));
+        assert_eq!(look(&silence, 40, &[("a", false)]), [Verdict::Lost]);
+    }
+
+    #[test]
+    fn silence_before_a_pause_does_not_count() {
+        let silence = Silence::default();
+        look(&silence, 0, &[("a", false)]);
+        // No ticks during an outage, or another process took them.
+        assert_eq!(look(&silence, 300, &[("a", false)]), [Verdict::Silent(Duration::ZERO)]);
+        assert_eq!(every_two_seconds(&silence, 302..=330, "a"), Verdict::Lost);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use super::*;
 use crate::fill::tests::{all, pool, rig as filled_rig};
 use crate::tests::{HOUR, NOW, Rig, done};
 use async_trait::async_trait;
-use contract::{Report, TickKind};
+use contract::{Fault, FaultCode, Report, TickKind};
 use domain::template::Isolation;
 use domain::{ClaimKey, Grant, IdempotencyKey, OwnerId};
 use parking_lot::Mutex;
@@ -17,12 +17,17 @@ use tokio_util::sync::CancellationToken;
 struct FakeNode {
     lacks: Mutex<BTreeSet<String>>,
     asked: Mutex<usize>,
+    refuses: Mutex<bool>,
 }
 
 #[async_trait]
 impl Handler<NodeVerb> for FakeNode {
     async fn handle(&self, request: Request<NodeVerb>) -> Answer {
         assert_eq!(request.verb, NodeVerb::Inventory);
+        if *self.refuses.lock() {
+            let fault = Fault::new(FaultCode::NoWorkers, "every worker is busy; try again");
+            return Answer { outcome: None, body: Err(fault) };
+        }
         let InventoryRequest { containers } = serde_json::from_slice(&request.body).unwrap();
         *self.asked.lock() += usize::from(!containers.is_empty());
         let lacks = self.lacks.lock();
@@ -175,4 +180,20 @@ async fn without_a_connection_no_node_is_lost() {
     rig.bus.set_connected(true);
     assert_eq!(look_for(&rig, Duration::from_secs(28)).await, []);
     assert_eq!(look_for(&rig, Duration::from_secs(6)).await.len(), 1);
+}
+
+#[tokio::test]
+async fn node_that_refuses_is_there_and_one_of_another_generation_is_not_believed() {
+    let (rig, served) = three_nodes().await;
+    let _c = serve(&rig, "c").await;
+    *served[0].0.refuses.lock() = true;
+    assert_eq!(look_for(&rig, Duration::from_secs(60)).await, []);
+    assert_eq!(look(&rig).await.present, 3);
+    *served[0].0.refuses.lock() = false;
+    // A second runner of that name has registered, and the first one answers.
+    register(&rig, "a").await;
+    let lacked: BTreeSet<_> = free_on(&rig, "a").await.iter().map(|one| one.id.to_string()).collect();
+    *served[0].0.lacks.lock() = lacked;
+    assert_eq!(look_for(&rig, Duration::from_secs(60)).await, []);
+    assert_eq!(free_on(&rig, "a").await.len(), 2);
 }

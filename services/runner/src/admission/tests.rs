@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::Demand;
-use crate::tests::{OFFERED, Rig, pool, run, sandbox};
+use crate::tests::{OFFERED, Rig, pool, run};
 use contract::ProvisionPriority;
 use domain::PoolName;
 
@@ -58,16 +58,4 @@ fn nothing_is_fetched_for_other_pools_or_while_the_engine_fails() {
         assert_eq!(admit(15_000, &lane(fill, &pool())).0, 4);
         assert_eq!(node.containers.used().1, Demand { cpu_milli: 4_000, memory_mb: 2_048, sandboxes: 4 });
     });
-}
-
-#[test]
-fn only_uncounted_retries_are_remembered_until_the_work_is_over() {
-    let (retries, id) = (Retries::default(), sandbox("ctr_1"));
-    let again = Verdict::Retry { delay: MS };
-    retries.note(&id, &again, false);
-    retries.note(&id, &again, false);
-    retries.note(&id, &again, true);
-    assert_eq!((retries.of(&id), retries.of(&sandbox("ctr_2"))), (2, 0));
-    retries.note(&id, &Verdict::Done, false);
-    assert_eq!(retries.of(&id), 0);
 }

@@ -55,14 +55,9 @@ pub(super) struct Taken {
 impl WorkQueue {
     /// Adds a message and returns its sequence.
     pub(super) fn push(&mut self, key: String, payload: Bytes, now_ms: u64) -> u64 {
-        self.push_again(key, payload, 0, now_ms)
-    }
-
-    /// As [`WorkQueue::push`], for work that was delivered so often in other messages.
-    pub(super) fn push_again(&mut self, key: String, payload: Bytes, deliveries: u64, now_ms: u64) -> u64 {
         let sequence = self.next_sequence();
         let since = UnixSeconds::new(now_ms / 1_000);
-        let message = Message { key, payload, since, deliveries, place: Place::Waiting };
+        let message = Message { key, payload, since, deliveries: 0, place: Place::Waiting };
         self.messages.insert(sequence, message);
         sequence
     }

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use contract::{NodeVerb, Verb, WorkerRole};
 use domain::NodeId;
-use ports::bus::intake;
+use ports::bus::intake::{self, Places};
 use ports::bus::{
     Answer, BusError, Context, Handler, NodeRequests, Reply, Request, RequestError, RequestVerb, Requests,
     Serve, ServeNode,
@@ -14,7 +14,7 @@ use ports::bus::{
 use ports::clock::Clock;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -42,7 +42,7 @@ struct Member<G, V: RequestVerb> {
     number: u64,
     place: G,
     handler: Arc<dyn Handler<V>>,
-    permits: Arc<Semaphore>,
+    places: Places,
     running: TaskTracker,
     clock: Arc<dyn Clock>,
 }
@@ -174,7 +174,7 @@ impl MemoryBus {
                 number: inside.members.last_number,
                 place,
                 handler,
-                permits: Arc::new(Semaphore::new(in_flight_max)),
+                places: Places::new(in_flight_max),
                 running: TaskTracker::new(),
                 clock: Arc::clone(&self.shared.clock),
             });
@@ -216,7 +216,7 @@ impl Place for NodeId {
 impl<G, V: RequestVerb> Member<G, V> {
     /// Starts work on a request, or refuses it, without waiting.
     fn begin(&self, request: Request<V>, sender: mpsc::UnboundedSender<Reply>) {
-        let permit = Arc::clone(&self.permits).try_acquire_owned().ok();
+        let permit = self.places.take(request.verb);
         let (handler, clock) = (Arc::clone(&self.handler), Arc::clone(&self.clock));
         let request_id = request.context.request_id.clone();
         self.running.spawn(async move {

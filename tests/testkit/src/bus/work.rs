@@ -46,8 +46,6 @@ pub(super) struct Retry {
     pub(super) payload: Bytes,
     pub(super) sequence: u64,
     pub(super) since: UnixSeconds,
-    /// Deliveries of the work before.
-    deliveries: u64,
 }
 
 /// A parked copy: of a deletion, of work that the queue gave up, or of a message that no worker can read.
@@ -93,7 +91,7 @@ impl MemoryBus {
             () = cut.cancelled() => return held.give_back(),
         };
         match verdict {
-            Verdict::GiveUp { reason } if K::IS_COUNTED => {
+            Verdict::GiveUp { reason } if K::QUEUE_PARKS => {
                 let key = held.taken.key.clone();
                 self.set_aside::<K>(held, key, u32::try_from(deliveries).ok(), &reason);
             }
@@ -109,13 +107,12 @@ impl MemoryBus {
     fn schedule_retry<K: Kind>(&self, held: &Held, delay: Duration) -> Result<(), BusError> {
         let (key, payload) = (held.taken.key.clone(), held.taken.payload.clone());
         let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
-        let deliveries = if K::IS_COUNTED { held.taken.deliveries } else { 0 };
         self.call(Call::ScheduleRetry, |inside, now_ms| {
             let streams = K::streams(inside);
             let due_ms = now_ms.saturating_add(delay_ms);
             let sequence = streams.work.next_sequence();
             let since = UnixSeconds::new(now_ms / 1_000);
-            streams.retries.insert(key, Retry { due_ms, payload, sequence, since, deliveries });
+            streams.retries.insert(key, Retry { due_ms, payload, sequence, since });
         })
     }
 
@@ -159,7 +156,7 @@ impl WorkStreams {
         let mut due: Vec<(String, Retry)> = due.collect();
         due.sort_by_key(|(_, retry)| retry.due_ms);
         for (key, retry) in due {
-            self.work.push_again(key, retry.payload, retry.deliveries, now_ms);
+            self.work.push(key, retry.payload, now_ms);
         }
     }
 
