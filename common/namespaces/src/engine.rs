@@ -33,9 +33,22 @@ impl Engine for Namespaces {
 
     async fn list(&self) -> Result<Vec<Container>, EngineError> {
         let incarnations = self.folders.incarnations().map_err(EngineError::unavailable)?;
-        // One that is gone by now was removed.
-        let found = incarnations.iter().filter_map(|incarnation| self.record(incarnation).ok());
-        Ok(found.filter_map(|record| self.container(&record)).collect())
+        let mut found = Vec::with_capacity(incarnations.len());
+        for incarnation in &incarnations {
+            match Record::read(self.folders.of(incarnation).path()) {
+                Ok(record) if record.fleet == self.fleet => found.extend(self.container(&record)),
+                Ok(_) => {}
+                // It was removed meanwhile, or nothing is known about it: the next start removes it.
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::NotFound | io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
+                    ) => {}
+                // A list without it would say that it is gone.
+                Err(error) => return Err(EngineError::unavailable(error)),
+            }
+        }
+        Ok(found)
     }
 
     async fn remove(&self, incarnation: &Incarnation) -> Result<(), EngineError> {

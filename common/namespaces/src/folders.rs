@@ -17,9 +17,11 @@ use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::fs;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _, chown};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 
+/// What lets others write to a folder.
+const MODE_OF_OTHERS_WRITE: u32 = 0o022;
 /// Mode of every folder of the adapter.
 const MODE_PRIVATE: u32 = 0o700;
 /// Mode of files and folders that are visible inside.
@@ -60,7 +62,19 @@ impl Folders {
         for folder in folders {
             fs::DirBuilder::new().recursive(true).mode(MODE_PRIVATE).create(folder)?;
         }
+        this.check_owner()?;
         Ok(this)
+    }
+
+    /// Refuses a state folder that another user has made: its program would run as process 1, and its sockets are there.
+    fn check_owner(&self) -> io::Result<()> {
+        let found = fs::symlink_metadata(&self.state)?;
+        let is_own = found.is_dir() && found.uid() == rustix::process::geteuid().as_raw();
+        if is_own && found.mode() & MODE_OF_OTHERS_WRITE == 0 {
+            return Ok(());
+        }
+        let reason = "the state folder has to belong to this user, and nobody else may write to it";
+        Err(io::Error::new(io::ErrorKind::PermissionDenied, reason))
     }
 
     /// The folder of a sandbox.

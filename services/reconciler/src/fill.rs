@@ -83,13 +83,14 @@ impl Reconciler {
         let stock = self.stock_of(spec, template, skipped).await?;
         let now = self.ports.clock.now();
         self.reannounce(&stock, now, report).await;
-        let demand = self.demand.note(&spec.name, &stock, self.ports.clock.monotonic(), now);
+        let (demand, success) = self.demand.note(&spec.name, &stock, self.ports.clock.monotonic(), now);
         let target = match (spec.is_active(), spec.warm) {
             (true, Some(WarmSizes { min, max })) => demand.clamp(min.into(), max.max(min).into()),
             _ => 0,
         };
         let target = usize::try_from(target).unwrap_or(usize::MAX);
-        let Plan { create, retire, missing, degraded } = stock.plan(target, self.config.fill_burst, now);
+        let Plan { create, retire, missing, degraded } =
+            stock.plan(target, self.config.fill_burst, now, success);
         let pool = spec.name.as_str();
         if missing > 0 {
             report.missing.insert(pool.to_owned(), u64::try_from(missing).unwrap_or(u64::MAX));

@@ -20,7 +20,7 @@ pub(crate) struct Containers {
     folder: Arc<StateFolder>,
     inside: Mutex<Inside>,
     /// The revision that is on the disk. Held while one is written.
-    written: tokio::sync::Mutex<u64>,
+    written: Arc<tokio::sync::Mutex<u64>>,
     /// Notified when a deadline may have changed.
     deadlines: Notify,
 }
@@ -72,7 +72,7 @@ impl Containers {
             offered,
             folder: Arc::new(folder),
             inside: Mutex::new(inside),
-            written: tokio::sync::Mutex::new(0),
+            written: Arc::default(),
             deadlines: Notify::new(),
         }
     }
@@ -245,7 +245,7 @@ impl Containers {
     /// When the file cannot be written.
     pub(crate) async fn persist(&self) -> io::Result<()> {
         let wanted = self.inside.lock().revision;
-        let mut written = self.written.lock().await;
+        let mut written = Arc::clone(&self.written).lock_owned().await;
         if *written >= wanted {
             return Ok(());
         }
@@ -257,10 +257,13 @@ impl Containers {
             (inside.revision, entries)
         };
         let folder = Arc::clone(&self.folder);
-        let write = tokio::task::spawn_blocking(move || folder.write(&entries));
-        write.await.map_err(io::Error::other)??;
-        *written = revision;
-        Ok(())
+        // It ends before the next one begins, even if this call is given up.
+        let write = tokio::task::spawn_blocking(move || {
+            folder.write(&entries)?;
+            *written = revision;
+            Ok(())
+        });
+        write.await.map_err(io::Error::other)?
     }
 
     /// As [`Self::persist`] where nothing depends on it at once: the next write includes it.
@@ -298,6 +301,7 @@ impl Known {
     }
 
     fn set_lease(&mut self, lease: Option<NodeLease>) {
+        self.entry.leased_epoch = lease.as_ref().map(|lease| lease.epoch).or(self.entry.leased_epoch);
         self.entry.lease = lease;
         self.is_stopped = false;
         self.asked_until_ms = 0;

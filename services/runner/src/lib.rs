@@ -77,6 +77,8 @@ pub struct Ports {
     pub provisions: Arc<dyn ProvisionQueue>,
     /// Delivers requests to the node.
     pub serve: Arc<dyn ServeNode>,
+    /// Whether the clock of this process differs from that of the fleet.
+    pub is_clock_off: Arc<dyn Fn() -> bool + Send + Sync>,
 }
 
 /// A runner.
@@ -97,6 +99,7 @@ pub(crate) struct Node {
     pools: Pools,
     admission: Admission,
     turns: Turns,
+    is_clock_off: Arc<dyn Fn() -> bool + Send + Sync>,
     /// Notified when the node was registered again.
     registered: Notify,
     metrics: Metrics,
@@ -110,7 +113,7 @@ impl Runner {
     /// # Errors
     /// [`StateError`] when another runner has the folder, or it cannot be used.
     pub fn new(config: Config, ports: Ports, metrics: Metrics) -> Result<Self, StateError> {
-        let Ports { clock, random, engine, requests, provisions, serve } = ports;
+        let Ports { clock, random, engine, requests, provisions, serve, is_clock_off } = ports;
         let (folder, entries) = StateFolder::open(&config.data)?;
         let control = Control::new(config.node.clone(), Arc::clone(&clock), Arc::clone(&random), requests);
         let node = Node {
@@ -123,6 +126,7 @@ impl Runner {
             pools: Pools::default(),
             admission: Admission::default(),
             turns: Turns::default(),
+            is_clock_off,
             registered: Notify::new(),
             metrics,
         };

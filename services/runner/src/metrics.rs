@@ -72,7 +72,7 @@ impl Metrics {
             )?,
             provisions: counters(
                 "provisions_total",
-                "Deliveries of work to create a sandbox, by result: created, unwanted, failed (tried again), parked, full, engine_unavailable, gone (removed meanwhile), unknown (without a record), report_refused, unreadable",
+                "Deliveries of work to create a sandbox, by result: created, unwanted, failed (tried again), parked, full, not_here (this node cannot serve the template), engine_unavailable, gone (removed meanwhile), unknown (without a record), report_refused, unreadable",
                 &["result"],
             )?,
             removals: counters(

@@ -195,16 +195,18 @@ impl Node {
     async fn create(&self, wanted: &Wanted<'_>) -> Result<(Container, Creating<'_>), Failure> {
         let Wanted { id, pool, work, attempts: _, template, lease } = wanted;
         if let Some(reason) = self.why_not(template) {
-            return Err(Failure::counted(format!("node {}: {reason}", self.control.node())));
+            // Another node may serve it.
+            tracing::warn!(sandbox.id = id.as_str(), reason, "{id} cannot be created on this node");
+            return Err(Failure::put_off("not_here"));
         }
-        let image = find_image(&self.config.images, &template.image)
-            .ok_or_else(|| Failure::counted("its image is not on this node"))?;
+        let image =
+            find_image(&self.config.images, &template.image).ok_or_else(|| Failure::put_off("not_here"))?;
         // An id that is no UUID would be a mistake of this process.
         let incarnation = Incarnation::parse(&self.random.fresh_id())
             .map_err(|problem| Failure::counted(format!("a fresh id {problem}")))?;
         let spec = container_spec(template, image, id.clone(), incarnation);
         let lane = ProvisionLane { priority: work.priority(), pool: pool.clone() };
-        let entry = Entry { lease: lease.clone(), ..Entry::of(&spec, Demand::of(template)) };
+        let entry = Entry::of(&spec, Demand::of(template)).leased(lease.clone());
         let Some(creating) = self.containers.begin(&lane, incarnation, entry) else {
             return Err(Failure::put_off("full"));
         };
@@ -335,10 +337,9 @@ impl Node {
     }
 }
 
-/// Whether a container belongs to no lease, or to this one.
+/// Whether a container was never leased, or belongs to this lease.
 fn is_of(entry: &Entry, lease: Option<&NodeLease>) -> bool {
-    let epoch = |lease: &NodeLease| lease.epoch;
-    entry.lease.is_none() || entry.lease.as_ref().map(epoch) == lease.map(epoch)
+    entry.leased_epoch.is_none() || entry.leased_epoch == lease.map(|lease| lease.epoch)
 }
 
 #[cfg(test)]

@@ -9,7 +9,9 @@ use runtime::telemetry::Chain;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
-use supervisor::{Attached, Client, ClientError, End, Ended, Job, JobEvent, JobId, Outcome, RefusalCode};
+use supervisor::{
+    Attached, Client, ClientError, End, Ended, Job, JobEvent, JobId, Offsets, Outcome, RefusalCode,
+};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -17,6 +19,9 @@ use tokio::net::TcpStream;
 pub(crate) const MAIN_JOB: &str = "main";
 /// Time between two checks: short beside the time that a service takes to start, long beside a check.
 const CHECK_PAUSE: Duration = Duration::from_millis(200);
+/// Time in which a main command that cannot be executed is noticed. The supervisor needs a few milliseconds, and a caller
+/// may wait.
+const MAIN_START_TIME: Duration = Duration::from_millis(10);
 /// Time-out of one check over the network. The address is on this machine.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
 /// Most bytes of the head of an HTTP reply, and of its headers: as usual servers send them.
@@ -40,8 +45,8 @@ impl Node {
             let main = self.start_main(container, template).await?;
             tokio::select! {
                 biased;
-                ready = self.until_ready(container, template) => ready,
                 reason = failed_to_start(main) => Err(format!("its main command cannot be started: {reason}")),
+                ready = self.until_ready(container, template) => ready,
             }
         };
         let seconds = template.ready_within.as_secs();
@@ -51,7 +56,13 @@ impl Node {
 
     async fn until_ready(&self, container: &Container, template: &TemplateSpec) -> Result<(), NotReady> {
         match &template.readiness {
-            Readiness::Running => Ok(()),
+            Readiness::Running => {
+                if !template.command.is_empty() {
+                    // The supervisor says only what fails.
+                    self.clock.sleep(MAIN_START_TIME).await;
+                }
+                Ok(())
+            }
             Readiness::Exec(command) => self.until_success(container, template, command).await,
             Readiness::Tcp { port } => {
                 let address = endpoint(container, *port)?;
@@ -81,7 +92,10 @@ impl Node {
         match client.start(job).await {
             // The job goes on without a client that is attached to it.
             Ok(main) => Ok(Some(main)),
-            Err(ClientError::Refused(refusal)) if refusal.code == RefusalCode::Exists => Ok(None),
+            Err(ClientError::Refused(refusal)) if refusal.code == RefusalCode::Exists => {
+                let attached = client.attach(&job_id(MAIN_JOB)?, Offsets::default()).await;
+                Ok(attached.ok().map(|(_, main)| main))
+            }
             Err(error) => Err(format!("its main command cannot be started: {}", Chain(&error))),
         }
     }

@@ -180,7 +180,7 @@ impl Node {
 fn found(container: &Container) -> Entry {
     let usual = TemplateSpec::of_image(Image::Host);
     let (sandbox, demand) = (container.sandbox.clone(), Demand::of(&usual));
-    Entry { sandbox, demand, user: usual.user, env: usual.env, lease: None }
+    Entry { sandbox, demand, user: usual.user, env: usual.env, lease: None, leased_epoch: None }
 }
 
 /// Decides what to remove.

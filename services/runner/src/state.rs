@@ -35,6 +35,8 @@ pub(crate) struct Entry {
     pub(crate) env: BTreeMap<String, String>,
     /// The lease of its sandbox, as far as it is known here.
     pub(crate) lease: Option<NodeLease>,
+    /// The epoch of the last lease: what was handed out is never handed out again, whatever a table says that was restored.
+    pub(crate) leased_epoch: Option<u64>,
 }
 
 /// The containers, by their attempts.
@@ -83,6 +85,8 @@ struct StoredEntry {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     env: BTreeMap<String, String>,
     lease: Option<NodeLease>,
+    #[serde(default)]
+    leased_epoch: Option<u64>,
 }
 
 // === impl Entry ===
@@ -91,14 +95,20 @@ impl Entry {
     /// What is known of a container that is created from `spec`.
     pub(crate) fn of(spec: &ContainerSpec, demand: Demand) -> Self {
         let (sandbox, env) = (spec.sandbox.clone(), spec.env.clone());
-        Self { sandbox, demand, user: spec.user, env, lease: None }
+        Self { sandbox, demand, user: spec.user, env, lease: None, leased_epoch: None }
+    }
+
+    /// The same with that lease.
+    pub(crate) fn leased(self, lease: Option<NodeLease>) -> Self {
+        let leased_epoch = lease.as_ref().map(|lease| lease.epoch).or(self.leased_epoch);
+        Self { lease, leased_epoch, ..self }
     }
 
     fn stored(&self) -> StoredEntry {
-        let Self { sandbox, demand, user, env, lease } = self;
+        let Self { sandbox, demand, user, env, lease, leased_epoch } = self;
         let Demand { cpu_milli, memory_mb, sandboxes: _ } = *demand;
         let (sandbox, env, lease) = (sandbox.to_string(), env.clone(), lease.clone());
-        StoredEntry { sandbox, cpu_milli, memory_mb, user: *user, env, lease }
+        StoredEntry { sandbox, cpu_milli, memory_mb, user: *user, env, lease, leased_epoch: *leased_epoch }
     }
 }
 
@@ -166,11 +176,11 @@ fn parse(bytes: &[u8]) -> Result<Entries, String> {
         return Err(format!("it has version {version}, and this build reads {VERSION}"));
     }
     let parsed = containers.into_iter().map(|(incarnation, stored)| {
-        let StoredEntry { sandbox, cpu_milli, memory_mb, user, env, lease } = stored;
+        let StoredEntry { sandbox, cpu_milli, memory_mb, user, env, lease, leased_epoch } = stored;
         let incarnation = Incarnation::parse(&incarnation).map_err(|problem| problem.to_string())?;
         let sandbox = SandboxId::parse(&sandbox).map_err(|problem| problem.to_string())?;
         let demand = Demand { cpu_milli, memory_mb, sandboxes: 1 };
-        Ok((incarnation, Entry { sandbox, demand, user, env, lease }))
+        Ok((incarnation, Entry { sandbox, demand, user, env, lease, leased_epoch }))
     });
     parsed.collect()
 }
@@ -189,6 +199,7 @@ mod tests {
             user: 1_000,
             env: env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
             lease,
+            leased_epoch: None,
         };
         let lease = NodeLease { epoch: 3, ends_at: 1_700_000_000, grace_seconds: 60 };
         [

@@ -9,6 +9,7 @@ use ports::engine::{Container, Incarnation};
 use ports::random::Rng;
 use prometheus::Registry;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use testkit::bus::{MemoryBus, MemoryConfig};
 use testkit::clock::{ManualClock, settle};
 use testkit::engine::{FakeEngine, Operation};
@@ -39,6 +40,8 @@ pub(crate) struct Rig {
     data: Arc<tempfile::TempDir>,
     /// What runs beside the work: registrations and timers.
     background: AbortOnDropHandle<()>,
+    /// Whether the clock of the process is off.
+    pub(crate) is_clock_off: Arc<AtomicBool>,
 }
 
 /// A node that gets no requests.
@@ -118,7 +121,7 @@ impl Rig {
 
     /// The same node after its process has ended and another one has begun. It has not started yet.
     pub(crate) async fn restarted(self) -> Self {
-        let Self { node, clock, engine, control, bus: _, data, background } = self;
+        let Self { node, clock, engine, control, bus: _, data, background, is_clock_off: _ } = self;
         background.abort();
         let _ = background.await;
         let offered = node.containers.offered();
@@ -135,6 +138,7 @@ impl Rig {
         offered: Demand,
     ) -> Self {
         let random = Arc::new(Rng::seeded(7));
+        let is_clock_off = Arc::new(AtomicBool::new(false));
         let bus = MemoryBus::new(MemoryConfig::default(), Arc::new(clock.clone()), random.clone());
         let ports = Ports {
             clock: Arc::new(clock.clone()),
@@ -143,6 +147,10 @@ impl Rig {
             requests: control.clone(),
             provisions: Arc::new(bus.clone()),
             serve: Arc::new(NoRequests),
+            is_clock_off: Arc::new({
+                let is_off = Arc::clone(&is_clock_off);
+                move || is_off.load(Ordering::SeqCst)
+            }),
         };
         let config = config(data.path(), offered);
         let runner = Runner::new(config, ports, Metrics::register(&Registry::new()).unwrap()).unwrap();
@@ -154,7 +162,7 @@ impl Rig {
                 never = of_task.watch_leases() => match never {},
             }
         }));
-        Self { node, clock, engine, control, bus, data, background }
+        Self { node, clock, engine, control, bus, data, background, is_clock_off }
     }
 
     /// Starts as [`Runner::run`] does. Registering is left to the background.

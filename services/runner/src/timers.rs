@@ -16,6 +16,8 @@ pub(crate) const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// Time until a container is looked at again whose lease is over but that is still kept, or that could not be stopped. The
 /// control plane ends leases every few seconds.
 const AGAIN_MS: u64 = 5_000;
+/// Longest sleep of the timers, in milliseconds: the clock may be set, and the machine may have been suspended.
+const LOOK_MS: u64 = 30_000;
 /// Containers that are ended at once. The engine serves them side by side, but each takes the machine's time.
 pub(crate) const ENDED_AT_ONCE_MAX: usize = 8;
 
@@ -32,7 +34,7 @@ impl Node {
             }
             let next = async {
                 match next_ms {
-                    Some(next_ms) => self.clock.sleep_until(next_ms).await,
+                    Some(next_ms) => self.clock.sleep_until(next_ms.min(self.clock.now_ms() + LOOK_MS)).await,
                     None => std::future::pending().await,
                 }
             };
@@ -82,7 +84,16 @@ impl Node {
             Some(Holding { fate: Fate::Unknown, lease: _ }) | None => {
                 let known = self.containers.entry(&incarnation).and_then(|entry| entry.lease);
                 // A request may have moved the end in the meantime.
-                if known.as_ref() == Some(&lease) && !self.stop(&incarnation).await {
+                if known.as_ref() != Some(&lease) {
+                    return;
+                }
+                if (self.is_clock_off)() {
+                    tracing::error!(
+                        container.incarnation = %incarnation,
+                        "a lease seems to be over, but the clock of this node is off: nothing is stopped"
+                    );
+                    self.containers.ask_again_at(&incarnation, again_ms);
+                } else if !self.stop(&incarnation).await {
                     self.containers.ask_again_at(&incarnation, again_ms);
                 }
             }

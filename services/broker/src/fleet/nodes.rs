@@ -106,6 +106,10 @@ impl Fleet {
             requests: Arc::clone(&bus) as _,
             provisions: Arc::clone(&bus) as _,
             serve: Arc::clone(&bus) as _,
+            is_clock_off: {
+                let time = Arc::clone(bus.server_time());
+                Arc::new(move || time.problem().is_some())
+            },
         };
         let metrics = self.metrics.runner().context("no metrics of the runner")?;
         self.show(lifecycle, &bus, Arc::new(metrics.clone()));

@@ -1,7 +1,7 @@
 //! How many free sandboxes a pool needs, by what claims took lately and by how long creations took.
 //!
-//! It is known to this process alone: after a restart, and after another process ran for a while, it begins at zero, and a
-//! pool has its minimum.
+//! It is known to this process alone: after a restart, and after another process ran for a while, nothing is compared, and
+//! the claims of that time are not counted.
 
 use super::creation_time;
 use super::plan::Stock;
@@ -18,6 +18,8 @@ const AHEAD: u128 = 2;
 const CREATION_MIN: Duration = Duration::from_secs(1);
 /// Share of creations that the reckoned time covers, in percent.
 const CREATION_PERCENTILE: usize = 95;
+/// Longest pause between two runs of this process; after a longer one another process has run, or none.
+const RUNS_PAUSE_MAX: Duration = Duration::from_secs(30);
 /// Creations whose times are remembered.
 const CREATIONS_KEPT_MAX: usize = 100;
 
@@ -35,15 +37,31 @@ struct OfPool {
     taken: VecDeque<(Duration, usize)>,
     /// How long the last creations took.
     creations: VecDeque<Duration>,
+    /// When a creation last succeeded, as far as it was seen.
+    success: Option<UnixSeconds>,
+    /// When this process last looked.
+    noted_at: Option<Duration>,
 }
 
 // === impl Demand ===
 
 impl Demand {
-    /// Notes what a pool has at `monotonic`, which is `now`, and returns how many free sandboxes it needs.
-    pub(super) fn note(&self, pool: &PoolName, stock: &Stock, monotonic: Duration, now: UnixSeconds) -> u64 {
+    /// Notes what a pool has at `monotonic`, which is `now`. Returns how many free sandboxes it needs, and when a creation last
+    /// succeeded.
+    pub(super) fn note(
+        &self,
+        pool: &PoolName,
+        stock: &Stock,
+        monotonic: Duration,
+        now: UnixSeconds,
+    ) -> (u64, Option<UnixSeconds>) {
         let mut pools = self.0.lock();
         let of_pool = pools.entry(pool.clone()).or_default();
+        if of_pool.noted_at.is_none_or(|at| monotonic.saturating_sub(at) > RUNS_PAUSE_MAX) {
+            of_pool.unclaimed.clear();
+            of_pool.leased = stock.leased.iter().map(|sandbox| sandbox.id.clone()).collect();
+        }
+        of_pool.noted_at = Some(monotonic);
         let taken = of_pool.compare(stock, now);
         if taken > 0 {
             of_pool.taken.push_back((monotonic, taken));
@@ -52,7 +70,7 @@ impl Demand {
             of_pool.taken.pop_front();
         }
         let taken: usize = of_pool.taken.iter().map(|(_, count)| count).sum();
-        needed(taken, of_pool.creation_percentile())
+        (needed(taken, of_pool.creation_percentile()), of_pool.success)
     }
 
     /// A free sandbox was asked for; claims may have taken it by the next run.
@@ -83,8 +101,11 @@ impl OfPool {
         }
         let gone: Vec<_> = self.unclaimed.iter().filter(|(id, _)| !unclaimed.contains_key(*id)).collect();
         // Created and claimed between two runs: it took no longer than until now.
-        let created = gone.iter().filter_map(|(_, requested_at)| **requested_at);
-        self.creations.extend(created.map(|at| Duration::from_secs(now.get().saturating_sub(at.get()))));
+        let created: Vec<_> = gone.iter().filter_map(|(_, requested_at)| **requested_at).collect();
+        let seen = stock.last_success().max(created.iter().max().copied());
+        self.success = self.success.max(seen);
+        self.creations
+            .extend(created.into_iter().map(|at| Duration::from_secs(now.get().saturating_sub(at.get()))));
         let surplus = self.creations.len().saturating_sub(CREATIONS_KEPT_MAX);
         self.creations.drain(..surplus);
         let leased: BTreeSet<_> = stock.leased.iter().map(|sandbox| sandbox.id.clone()).collect();

@@ -98,12 +98,20 @@ impl Stock {
         })
     }
 
-    /// What to do for `target` free sandboxes, of which one run asks for at most `burst`.
-    pub(super) fn plan(&self, target: usize, burst: usize, now: UnixSeconds) -> Plan<'_> {
+    /// What to do for `target` free sandboxes, of which one run asks for at most `burst`. `success` is the request of the last
+    /// creation that is known to have succeeded.
+    pub(super) fn plan(
+        &self,
+        target: usize,
+        burst: usize,
+        now: UnixSeconds,
+        success: Option<UnixSeconds>,
+    ) -> Plan<'_> {
         let Self { fresh, outdated, creating, creating_outdated, leased: _, failed } = self;
         let missing = target.saturating_sub(fresh.len());
         let unasked = missing.saturating_sub(creating.len());
-        let degraded = self.degraded();
+        let success = success.max(self.last_success());
+        let degraded = self.degraded(success);
         let create = match &degraded {
             None => unasked.min(burst),
             Some(_) if !creating.is_empty() || self.has_failed_since(now.before(DEGRADED_PAUSE)) => 0,
@@ -114,7 +122,6 @@ impl Stock {
         let unwanted = (fresh.len() + outdated.len()).saturating_sub(target);
         let failed_kept = if target == 0 { 0 } else { FAILED_KEPT_MAX };
         let old_failures = failed.len().saturating_sub(failed_kept);
-        let success = self.last_success();
         let is_over = |sandbox: &&Sandbox| requested_at(sandbox) < success;
         let retire = creating_outdated
             .iter()
@@ -126,13 +133,12 @@ impl Stock {
     }
 
     /// When the last of the free sandboxes was created.
-    fn last_success(&self) -> Option<UnixSeconds> {
+    pub(super) fn last_success(&self) -> Option<UnixSeconds> {
         self.free().filter_map(provisioned_at).max()
     }
 
     /// The last error, after as many failures that a further try should wait.
-    fn degraded(&self) -> Option<String> {
-        let success = self.last_success();
+    fn degraded(&self, success: Option<UnixSeconds>) -> Option<String> {
         let since = self.failed.iter().chain(&self.creating).filter(|one| requested_at(one) >= success);
         let mut tried: Vec<_> = since.filter_map(Sandbox::provision).filter(|one| one.attempts > 0).collect();
         tried.sort_by_key(|provision| provision.requested_at);

@@ -27,6 +27,7 @@ fn runner(rig: &Rig) -> Result<Runner, StateError> {
         requests: rig.control.clone(),
         provisions: Arc::new(rig.bus.clone()),
         serve: Arc::new(NoRequests),
+        is_clock_off: Arc::new(|| false),
     };
     Runner::new(config(rig.data(), OFFERED), ports, Metrics::register(&Registry::new()).unwrap())
 }
@@ -39,7 +40,7 @@ fn begin(rig: Rig) -> Process {
 
 /// The rig with the folder of its node, which has ended. The node of the result has another folder and does nothing.
 async fn without_node(rig: Rig) -> Rig {
-    let Rig { node, clock, engine, control, bus, data, background } = rig;
+    let Rig { node, clock, engine, control, bus, data, background, is_clock_off: _ } = rig;
     background.abort();
     drop((node, background));
     everything().await;

@@ -101,6 +101,20 @@ fn lease_ends_without_the_control_plane() {
 }
 
 #[test]
+fn node_whose_clock_is_off_stops_nothing() {
+    run(async {
+        let (rig, one) = almost_over().await;
+        rig.control.set_down(true);
+        rig.is_clock_off.store(true, std::sync::atomic::Ordering::SeqCst);
+        rig.pass(60 * SECOND).await;
+        assert_eq!(state(&rig, &one).await, Some(ContainerState::Running));
+        rig.is_clock_off.store(false, std::sync::atomic::Ordering::SeqCst);
+        rig.pass(60 * SECOND).await;
+        assert_eq!(state(&rig, &one).await, Some(ContainerState::Stopped));
+    });
+}
+
+#[test]
 fn unknown_record_stops_the_container_and_removes_nothing() {
     run(async {
         let (rig, one) = almost_over().await;
