@@ -5,6 +5,7 @@ mod bounded;
 mod census;
 mod claims;
 mod client;
+mod containers;
 mod contention;
 mod deletions;
 mod disk_full;

@@ -17,6 +17,7 @@ pub mod secrets;
 
 pub mod clock;
 pub mod http;
+pub mod nodes;
 pub mod process;
 pub mod queue;
 pub mod rig;

@@ -7,7 +7,10 @@ use crate::servers;
 use crate::wait::{TIMEOUT, eventually};
 use broker::fleet::{Configs, Counts, Fleet, Shared};
 use bytes::Bytes;
-use contract::{CensusReport, Report, RunReport, StaleReport, SweepReport, SyncReport, TickKind, Verb};
+use contract::{
+    CensusReport, FillReport, NodesReport, Report, RunReport, StaleReport, SweepReport, SyncReport, TickKind,
+    Verb,
+};
 use domain::{Sandbox, SandboxId, StateName};
 use futures_util::FutureExt as _;
 use nats::{NatsBus, NatsConfig};
@@ -39,6 +42,7 @@ pub struct Plan {
     accounts: usize,
     counts: Counts,
     prefix: String,
+    provision_ack_wait: Option<Duration>,
 }
 
 /// A fleet that runs in this process, with its provider.
@@ -52,6 +56,7 @@ pub struct Rig {
     /// Its environment.
     pub env: BTreeMap<String, String>,
     counts: Counts,
+    provision_ack_wait: Option<Duration>,
     simulator: simulator::Running,
 }
 
@@ -113,7 +118,7 @@ impl Plan {
         ]
         .map(|(name, value)| (name.to_owned(), value.to_owned()));
         let counts = Counts { allocators: 2, reapers: 1, schedulers: 1 };
-        Self { env: BTreeMap::from(env), accounts, counts, prefix }
+        Self { env: BTreeMap::from(env), accounts, counts, prefix, provision_ack_wait: None }
     }
 
     /// Sets a variable.
@@ -127,6 +132,13 @@ impl Plan {
     #[must_use]
     pub fn counts(mut self, change: impl FnOnce(&mut Counts)) -> Self {
         change(&mut self.counts);
+        self
+    }
+
+    /// Changes how long work to create a sandbox waits for a runner that is silent.
+    #[must_use]
+    pub fn provision_ack_wait(mut self, span: Duration) -> Self {
+        self.provision_ack_wait = Some(span);
         self
     }
 
@@ -152,7 +164,7 @@ impl Plan {
 
     /// Starts the fleet without waiting.
     pub async fn start_unsynced(self) -> Rig {
-        let Self { mut env, accounts, counts, .. } = self;
+        let Self { mut env, accounts, counts, prefix: _, provision_ack_wait } = self;
         let shared = servers::shared().await;
         let clock = ShiftedClock::default();
         let config = simulator::Config { accounts, ..simulator::Config::local(Secret::new(CSP_TOKEN)) };
@@ -167,17 +179,24 @@ impl Plan {
         ]) {
             env.entry(name.to_owned()).or_insert(value);
         }
-        let running = Box::pin(Running::start(&env, counts, &clock)).await;
+        let running = Box::pin(Running::start(&env, provision_ack_wait, counts, &clock)).await;
         let csp = simulator.handle();
-        Rig { running, csp, clock, env, counts, simulator }
+        Rig { running, csp, clock, env, counts, provision_ack_wait, simulator }
     }
 }
 
 // === impl Running ===
 
 impl Running {
-    async fn start(env: &BTreeMap<String, String>, counts: Counts, clock: &ShiftedClock) -> Self {
-        let configs = Configs::read(env).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+    async fn start(
+        env: &BTreeMap<String, String>,
+        provision_ack_wait: Option<Duration>,
+        counts: Counts,
+        clock: &ShiftedClock,
+    ) -> Self {
+        let mut configs = Configs::read(env).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+        let nats = &mut configs.backends.nats;
+        nats.provision_ack_wait = provision_ack_wait.unwrap_or(nats.provision_ack_wait);
         let registry = Registry::new();
         let shared = Shared {
             clock: Arc::new(clock.clone()),
@@ -230,7 +249,8 @@ impl Rig {
 
     /// Starts the fleet again, with the same table, streams and provider.
     pub async fn start_again(&mut self) {
-        self.running = Box::pin(Running::start(&self.env, self.counts, &self.clock)).await;
+        let started = Running::start(&self.env, self.provision_ack_wait, self.counts, &self.clock);
+        self.running = Box::pin(started).await;
     }
 
     /// Starts a reaper as a separate process, with these two servers.
@@ -377,12 +397,33 @@ impl Rig {
         self.csp.clear_log();
     }
 
+    /// Looks at the nodes.
+    pub async fn look_at_nodes(&self) -> NodesReport {
+        match self.run(TickKind::NODES).await.report {
+            Report::Nodes(report) => report,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Fills the pools whose sandboxes are created.
+    pub async fn fill(&self) -> FillReport {
+        match self.run(TickKind::FILL).await.report {
+            Report::Fill(report) => report,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// How parts of the fleet reach NATS.
+    pub fn nats_config(&self) -> NatsConfig {
+        let mut config = NatsConfig::read(&mut Settings::new(&self.env));
+        config.provision_ack_wait = self.provision_ack_wait.unwrap_or(config.provision_ack_wait);
+        config
+    }
+
     /// A connection that outlives the fleet.
     pub async fn another_bus(&self) -> NatsBus {
-        let mut settings = Settings::new(&self.env);
-        let config = NatsConfig::read(&mut settings);
-        let bus =
-            NatsBus::connect("test", config, Arc::new(self.clock.clone()), Arc::new(Rng::unseeded())).await;
+        let (config, clock) = (self.nats_config(), Arc::new(self.clock.clone()));
+        let bus = NatsBus::connect("test", config, clock, Arc::new(Rng::unseeded())).await;
         let bus = bus.expect("a connection");
         connected(&bus).await;
         bus
