@@ -71,9 +71,12 @@ test-compose: ## Build the image, and start compose.yaml on a Docker engine of i
 	BROKER="$(abspath $(TARGET_DIR))/debug/broker" NATS_SERVER="$$(tools/nats-server.sh)" \
 		unshare --net tests/compose/run.py "$$(tools/docker.sh)"
 
-test-engine: ## Run real sandboxes on this machine: the suite of all engines, and what each sees and may use (root on Debian)
+test-engine: ## Run real sandboxes on this machine: the suite of all engines, what each sees and may use, killed runners (root on Debian)
 	@tools/bubblewrap.sh >/dev/null
 	cargo test --package namespaces --features machine $(ARGS)
+	@tools/nats-server.sh >/dev/null
+	cargo build --workspace --bin broker
+	NATS_SERVER="$$(tools/nats-server.sh)" cargo test --package tests --features machine --test nodes
 
 test-load: ## Let classes of students claim from a real `broker up` (ARGS: smoke stress labs exhaustion, --strict for latencies)
 	@tools/nats-server.sh >/dev/null
@@ -118,7 +121,7 @@ fmt-check:
 	cargo fmt --all -- --check
 
 clippy: ## Lint the code, warnings denied
-	cargo clippy --workspace --all-targets --features namespaces/machine -- -D warnings
+	cargo clippy --workspace --all-targets --features namespaces/machine,tests/machine -- -D warnings
 
 deny: ## Check the dependency tree against .deny.toml, and for dependencies that no crate uses; builds the tools for it
 	@deny="$$(tools/cargo-tool.sh deny)" && "$$deny" check --hide-inclusion-graph bans licenses sources

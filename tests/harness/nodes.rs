@@ -15,6 +15,7 @@ use prometheus::Registry;
 use runner::{Config, Demand, Metrics, Runner};
 use serde_json::Value;
 use std::future::Future;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
@@ -26,6 +27,8 @@ use tokio_util::sync::CancellationToken;
 /// Processor time and memory that a node offers: more than the sandboxes of a test use.
 const CPU_MILLI: u64 = 1_000_000;
 const MEMORY_MB: u64 = 1_000_000;
+/// Where Linux keeps files in memory.
+const MEMORY: &str = "/dev/shm";
 /// Concurrent requests to a node.
 const IN_FLIGHT_MAX: usize = 16;
 
@@ -72,7 +75,7 @@ impl Node {
     pub fn start(rig: &Rig, name: &str, sandboxes_max: u64) -> Self {
         let engine = FakeEngine::new(Arc::new(rig.clock.clone()));
         let name = NodeId::parse(name).expect("the name of a node");
-        let folder = tempfile::tempdir().expect("a folder");
+        let folder = folder_in_memory();
         let lost_replies = Arc::default();
         let mut node = Self { engine, name, sandboxes_max, folder, lost_replies, process: None };
         node.start_again(rig);
@@ -149,6 +152,13 @@ impl Node {
             in_flight_max: IN_FLIGHT_MAX,
         }
     }
+}
+
+/// A folder for what a runner writes. It waits until that is on the disk, which takes seconds while others write much.
+fn folder_in_memory() -> tempfile::TempDir {
+    let memory = Path::new(MEMORY);
+    let folder = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
+    folder.expect("a folder")
 }
 
 /// Waits for the end of a thread.

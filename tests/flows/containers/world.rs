@@ -37,7 +37,9 @@ type Named = (String, String, String);
 
 /// A fleet in which only the test starts runs.
 pub(super) fn plan() -> Plan {
-    Plan::new(0).set("FILL_INTERVAL_SECONDS", 3_600).set("NODES_INTERVAL_SECONDS", 3_600)
+    let plan = Plan::new(0).set("FILL_INTERVAL_SECONDS", 3_600).set("NODES_INTERVAL_SECONDS", 3_600);
+    // Each fill and each look of the test reads every shard.
+    plan.set("STORE_SHARDS", 1)
 }
 
 // === impl World ===
