@@ -1,8 +1,10 @@
 //! Calls and their outcomes.
 
 use bytes::Bytes;
+use contract::nodes::{ExecutionRequest, ExecutionResult};
 use contract::{
-    AllocateRequest, Allocation, FaultBody, FaultCode, Outcome, ReleaseReply, SandboxRequest, Verb,
+    AllocateRequest, Allocation, FaultBody, FaultCode, Outcome, ReleaseReply, SandboxRequest, SandboxView,
+    Verb,
 };
 use domain::{NamePrefix, PoolName};
 use ports::bus::{Context, Reply, RequestError, Requests};
@@ -23,6 +25,10 @@ pub enum Call {
     Replay,
     /// A release.
     Release,
+    /// A look at the caller's own sandbox.
+    Get,
+    /// A command in the caller's container.
+    Execute,
 }
 
 /// The outcome of a call.
@@ -34,6 +40,8 @@ pub enum Ending {
     Existing,
     /// Released.
     Released,
+    /// Answered, to a call that grants nothing.
+    Answered,
     /// A failure reply of the broker.
     Refused(FaultCode),
     /// No answer.
@@ -112,6 +120,7 @@ impl Ending {
             Self::Created => "created",
             Self::Existing => "existing",
             Self::Released => "released",
+            Self::Answered => "answered",
             Self::Refused(code) => code.as_str(),
             Self::Lost(RequestError::NoResponders) => "no_responders",
             Self::Lost(RequestError::TimedOut) => "timed_out",
@@ -123,7 +132,7 @@ impl Ending {
     /// Whether the caller got what it wanted.
     #[must_use]
     pub const fn is_granted(self) -> bool {
-        matches!(self, Self::Created | Self::Existing | Self::Released)
+        matches!(self, Self::Created | Self::Existing | Self::Released | Self::Answered)
     }
 
     /// Whether the next claim of the same kind can only have the same outcome: then a caller in a closed loop stops
@@ -170,6 +179,30 @@ impl Requester {
         let request = SandboxRequest { sandbox_id: sandbox_id.to_owned(), owner: owner.to_owned(), by: None };
         let (reply, at) = self.ask(Verb::Release, owner, Call::Release, &request).await;
         read(reply, at, |_| Some(Ending::Released))
+    }
+
+    /// Looks at a sandbox of `owner`.
+    pub async fn view(&self, owner: &str, sandbox_id: &str) -> Answered<SandboxView> {
+        let request = SandboxRequest { sandbox_id: sandbox_id.to_owned(), owner: owner.to_owned(), by: None };
+        let (reply, at) = self.ask(Verb::Get, owner, Call::Get, &request).await;
+        read(reply, at, |_| Some(Ending::Answered))
+    }
+
+    /// Runs a command in a container of `owner` and waits for its end.
+    pub async fn execute(
+        &self,
+        owner: &str,
+        sandbox_id: &str,
+        command: &[&str],
+    ) -> Answered<ExecutionResult> {
+        let request = ExecutionRequest {
+            sandbox_id: sandbox_id.to_owned(),
+            owner: owner.to_owned(),
+            command: command.iter().map(|&word| word.to_owned()).collect(),
+            ..ExecutionRequest::default()
+        };
+        let (reply, at) = self.ask(Verb::Execute, owner, Call::Execute, &request).await;
+        read(reply, at, |_| Some(Ending::Answered))
     }
 
     async fn ask<T: Serialize>(

@@ -52,7 +52,7 @@ const OPERATION_TIMEOUT_MS: &str = "30000";
 const FILL_ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
 const FILL_OPERATION_TIMEOUT: Duration = Duration::from_secs(30);
 /// The rate limits, which no load here reaches.
-const RATE_SETTINGS: [&str; 6] = [
+pub(super) const RATE_SETTINGS: [&str; 6] = [
     "PEER_RATE_PER_SECOND",
     "PEER_RATE_BURST",
     "TOKEN_RATE_PER_SECOND",
@@ -60,7 +60,7 @@ const RATE_SETTINGS: [&str; 6] = [
     "OWNER_RATE_PER_SECOND",
     "OWNER_RATE_BURST",
 ];
-const RATE_MAX: &str = "1000000";
+pub(super) const RATE_MAX: &str = "1000000";
 
 /// External servers of a fleet.
 #[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args)]

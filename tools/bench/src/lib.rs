@@ -22,6 +22,7 @@ pub mod claim;
 pub mod seed;
 pub mod suite;
 
+pub mod containers;
 pub mod footprint;
 pub mod growth;
 pub mod hostile_load;
@@ -70,6 +71,8 @@ pub enum Command {
     HostileLoad(hostile_load::Options),
     /// The claim rate under overload, on a separate fleet with a limited table.
     Overload(overload::Options),
+    /// Containers: claims beside those of accounts, creations, commands, and nodes, on a separate fleet (Linux).
+    Containers(containers::Options),
     /// One attack on a broker of this machine.
     #[command(hide = true)]
     Attack(hostile_load::attacker::Options),
@@ -138,6 +141,7 @@ impl Command {
             Self::Footprint(options) => footprint::command(options, env, &ports).await,
             Self::HostileLoad(options) => hostile_load::command(options, env, &ports).await,
             Self::Overload(options) => overload::command(options, env, &ports).await,
+            Self::Containers(options) => containers::command(options, env, &ports).await,
             Self::Attack(options) => hostile_load::attacker::command(options).await,
             Self::Guard { .. } => Ok(()),
         }

@@ -165,7 +165,8 @@ fn colour_of(sample: &Sample) -> &'static str {
         _ if !sample.ending.is_granted() => FAILED_COLOUR,
         Call::Claim => CLAIM_COLOUR,
         Call::Replay => REPLAY_COLOUR,
-        Call::Release => RELEASE_COLOUR,
+        // No picture shows the calls of containers.
+        Call::Release | Call::Get | Call::Execute => RELEASE_COLOUR,
     }
 }
 

@@ -19,7 +19,7 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long one answer of its operations port is waited for.
 const OPS_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes of the end of its log that are shown when it does not start.
-const LOG_SHOWN_BYTES: usize = 2_000;
+pub(crate) const LOG_SHOWN_BYTES: usize = 2_000;
 
 /// A role that runs as a process, and dies with this one.
 pub(crate) struct RoleProcess {
