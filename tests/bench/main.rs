@@ -3,6 +3,7 @@
 
 mod baseline;
 mod claims;
+mod containers;
 mod contract_violations;
 mod files;
 mod hostile_load;
