@@ -1,7 +1,8 @@
 //! Consumes the work that creates sandboxes: one fetch at a time, for places that the worker has reserved.
 //!
 //! A fetch never waits, because it would hold its places in the meantime. Between two looks at all lanes the runner listens
-//! to the publication of work. That is only a hint: retries and redeliveries are found by looking.
+//! to the publication of work. That is only a hint: retries and redeliveries are found by looking. A hint may also be early,
+//! because the server passes a message on before its stream has it, so an announced lane is looked at more than once.
 
 use super::kinds::Kind as _;
 use super::streams::{FETCH_RETRY_DELAY, Source, give_back};
@@ -23,12 +24,19 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+/// Pauses before the further looks at a lane whose announced work was not there yet: the server stores a message within
+/// milliseconds, on a busy machine within some tens of them.
+const EARLY_HINT_PAUSES: [Duration; 3] =
+    [Duration::from_millis(2), Duration::from_millis(10), Duration::from_millis(50)];
+
 /// One runner.
 struct Runner<'a> {
     bus: &'a NatsBus,
     rotation: Rotation,
     lanes: BTreeMap<ProvisionLane, Lane<'a>>,
     hints: Arc<Hints>,
+    /// Lanes whose announced work was not found yet, and how often they were looked at since.
+    early: BTreeMap<ProvisionLane, usize>,
     /// When the next look at all lanes is due; hints do not put it off.
     due: Option<Instant>,
     running: TaskTracker,
@@ -69,6 +77,7 @@ impl ProvisionQueue for NatsBus {
             rotation: Rotation::new(worker, pools),
             lanes: BTreeMap::new(),
             hints,
+            early: BTreeMap::new(),
             due: None,
             running: TaskTracker::new(),
             cut: CancellationToken::new(),
@@ -104,6 +113,9 @@ impl Runner<'_> {
         };
         let messages = self.lanes.entry(lane.clone()).or_insert_with(open).fetch(places.len()).await;
         self.rotation.fetched(&lane, messages.len());
+        if !messages.is_empty() {
+            self.early.remove(&lane);
+        }
         for (message, place) in messages.into_iter().zip(places) {
             if self.stop.is_cancelled() {
                 give_back(&message).await;
@@ -121,17 +133,35 @@ impl Runner<'_> {
     async fn wait(&mut self, span: Duration) {
         let until = Instant::now() + span;
         let until = self.due.take().map_or(until, |due| due.min(until));
+        let again = self.early.values().filter_map(|looks| EARLY_HINT_PAUSES.get(*looks)).min();
+        let again = again.map(|pause| Instant::now() + *pause).filter(|again| *again < until);
         tokio::select! {
-            () = tokio::time::sleep_until(until) => {}
+            () = tokio::time::sleep_until(again.unwrap_or(until)) => {
+                if again.is_some() {
+                    self.look_again();
+                    self.due = Some(until);
+                }
+            }
             () = self.hints.has_place.notified() => {}
             () = self.hints.has_lanes.notified() => {
-                self.rotation.look_at(self.hints.take());
+                let lanes = self.hints.take();
+                self.early.extend(lanes.iter().map(|lane| (lane.clone(), 0)));
+                self.rotation.look_at(lanes);
                 self.due = Some(until);
             }
             // Handles of pools that are no longer served go.
             () = self.rotation.pools_changed() => self.lanes.clear(),
             () = self.stop.cancelled() => {}
         }
+    }
+
+    /// Looks at the lanes whose announced work was not found, a limited number of times.
+    fn look_again(&mut self) {
+        self.rotation.look_at(self.early.keys().cloned());
+        self.early.retain(|_, looks| {
+            *looks += 1;
+            *looks < EARLY_HINT_PAUSES.len()
+        });
     }
 }
 
