@@ -94,8 +94,12 @@ impl Allocator {
 
     pub(crate) async fn provision_wanted(&self, request: &Request) -> Result<ProvisionWantedReply, Fault> {
         let ProvisionWantedRequest { node, generation, sandbox_id, epoch } = decode(&request.body)?;
-        self.check_generation(request, &node, generation).await?;
-        let Some((sandbox, provision)) = self.creation_of(request, &sandbox_id, epoch).await? else {
+        // Independent reads, while a caller may wait for the container.
+        let (_, found) = tokio::try_join!(
+            self.check_generation(request, &node, generation),
+            self.creation_of(request, &sandbox_id, epoch)
+        )?;
+        let Some((sandbox, provision)) = found else {
             return Ok(ProvisionWantedReply::default());
         };
         let stored = sandbox.descriptor.get(Descriptor::TEMPLATE).map(TemplateVersion::parse);
@@ -111,7 +115,10 @@ impl Allocator {
     pub(crate) async fn provisioned(&self, request: &Request) -> Result<Holding, Fault> {
         let ProvisionedRequest { node, generation, sandbox_id, epoch, incarnation, endpoints } =
             decode(&request.body)?;
-        let node = self.check_generation(request, &node, generation).await?;
+        let (node, mut found) = tokio::try_join!(
+            self.check_generation(request, &node, generation),
+            self.creation_of(request, &sandbox_id, epoch)
+        )?;
         let incarnation = parse_incarnation(&incarnation)?;
         let keys: Vec<_> =
             endpoints.keys().map(|port| format!("{}{port}", Descriptor::PORT_PREFIX)).collect();
@@ -121,7 +128,7 @@ impl Allocator {
         let descriptor = Descriptor::parse(own.into_iter().chain(ports))
             .map_err(|problem| Fault::invalid("endpoints", problem))?;
         for _ in 0..TRIES_MAX {
-            let Some((seen, _)) = self.creation_of(request, &sandbox_id, epoch).await? else {
+            let Some((seen, _)) = found else {
                 let id = parse_sandbox(&sandbox_id)?;
                 return self.holding_of(request, &id, &node, &incarnation).await;
             };
@@ -141,6 +148,7 @@ impl Allocator {
                 );
                 return Ok(Holding::keep(self.lease_for_node(&sandbox)));
             }
+            found = self.creation_of(request, &sandbox_id, epoch).await?;
         }
         Err(contended())
     }
