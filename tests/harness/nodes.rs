@@ -186,6 +186,7 @@ fn run(
             requests: Arc::new(LossyRequests { bus: Arc::clone(&bus), lost }),
             provisions: Arc::clone(&bus) as _,
             serve: Arc::clone(&bus) as _,
+            is_clock_off: Arc::new(|| false),
         };
         let metrics = Metrics::register(&Registry::new()).expect("metrics");
         let runner = Runner::new(config, ports, metrics).expect("a folder of its own");

@@ -60,6 +60,7 @@ impl FakeNode {
             requests: Arc::clone(&shared) as _,
             provisions: Arc::clone(&shared) as _,
             serve: shared,
+            is_clock_off: Arc::new(|| false),
         };
         let metrics = runner::Metrics::register(&Registry::new())?;
         let runner = runner::Runner::new(config, ports, metrics).context("no runner")?;
