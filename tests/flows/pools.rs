@@ -104,7 +104,8 @@ async fn pool_changes_take_effect_without_a_restart() {
 
     // Bad settings are refused with their field.
     for (settings, field) in [
-        (json!({"kind": "container"}), "kind"),
+        (json!({"kind": "container"}), "template"),
+        (json!({"kind": "container", "provider": "csp", "template": "shell"}), "kind"),
         (json!({"provider": "csp-eu"}), "provider"),
         (json!({"name_prefix": "lab-0000"}), "name_prefix"),
         (json!({"lease": {"duration_minutes": 0}}), "lease.duration_minutes"),
