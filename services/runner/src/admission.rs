@@ -11,6 +11,9 @@ use std::time::Duration;
 /// The longest that a node fetches later than others because of its load, in milliseconds. It is long beside a fetch, so that
 /// a node with less load is first, and short beside a creation.
 const LOAD_WAIT_MS_MAX: u64 = 50;
+/// Time after a fetch in which the lane does not wait again: longer than the waits of other lanes, which end at other moments.
+/// Otherwise every look would begin the wait of some lane, and the node would never come to rest.
+const REST_MS: u64 = 2 * LOAD_WAIT_MS_MAX;
 /// Time after which a full node looks again. It learns of a removal at once, but has no way to wake the queue.
 const FULL_WAIT: Duration = Duration::from_millis(200);
 /// Time without fetching after the engine could not create a container: longer than a short disturbance of the engine, and
@@ -56,7 +59,10 @@ impl Admission {
             waits.insert(lane.clone(), now_ms.saturating_add(left_ms));
             return (0, Duration::from_millis(left_ms));
         }
-        waits.remove(lane);
+        if over_ms.is_some() {
+            // As if its wait had ended so long ago that it counts for that much longer.
+            waits.insert(lane.clone(), now_ms.saturating_add(REST_MS).saturating_sub(idle_ms));
+        }
         drop(waits);
         match containers.reserve(lane, demand, places) {
             0 => (0, FULL_WAIT),

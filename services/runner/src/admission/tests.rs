@@ -29,6 +29,7 @@ fn node_with_more_load_fetches_later() {
         assert_eq!(admit(ProvisionPriority::Fill), (0, 7 * MS), "the rest of its wait");
         rig.clock.advance(7 * MS);
         assert_eq!(admit(ProvisionPriority::Fill), (1, Duration::ZERO));
+        rig.clock.advance(Duration::from_millis(REST_MS));
         assert_eq!(admit(ProvisionPriority::Fill), (0, 25 * MS), "half of it is promised");
         rig.clock.advance(Duration::from_secs(60));
         assert_eq!(admit(ProvisionPriority::Fill), (0, 25 * MS), "an old wait does not count");
@@ -40,6 +41,31 @@ fn node_with_more_load_fetches_later() {
         assert_eq!(admit(ProvisionPriority::Lease).0, 1);
         assert_eq!(admit(ProvisionPriority::Lease), (0, FULL_WAIT), "it is full");
         assert_eq!(node.containers.used().1.memory_mb, OFFERED.memory_mb);
+    });
+}
+
+#[test]
+fn waits_of_two_lanes_do_not_begin_each_other_again() {
+    run(async {
+        let rig = Rig::new().await;
+        let node = &rig.node;
+        let look = |priority| {
+            let (lane, now_ms) = (lane(priority, &pool()), ports::clock::Clock::now_ms(&rig.clock));
+            let (places, wait) = node.admission.admit(now_ms, &lane, 1, &node.pools, &node.containers);
+            // Nothing is found there.
+            (0..places).for_each(|_| node.containers.release(&lane));
+            wait
+        };
+        let one = lane(ProvisionPriority::Fill, &PoolName::parse("other").unwrap());
+        assert_eq!(node.containers.reserve(&one, Demand { memory_mb: 512, ..Demand::default() }, 1), 1);
+        assert_eq!(look(ProvisionPriority::Lease), 12 * MS);
+        rig.clock.advance(6 * MS);
+        assert_eq!(look(ProvisionPriority::Fill), 12 * MS, "it began later");
+        rig.clock.advance(6 * MS);
+        assert_eq!(look(ProvisionPriority::Lease), Duration::ZERO);
+        rig.clock.advance(6 * MS);
+        let looks = [look(ProvisionPriority::Lease), look(ProvisionPriority::Fill)];
+        assert_eq!(looks, [Duration::ZERO; 2], "the node comes to rest");
     });
 }
 
