@@ -30,7 +30,7 @@ pub struct Claims {
     pub accounts: Spread,
     /// Claims of free containers.
     pub containers: Spread,
-    /// From the start of a container's claim to the output of a command in it.
+    /// The claim of a container and a command in it, from each start to its answer.
     pub first_output: Spread,
 }
 
@@ -93,18 +93,19 @@ pub(super) async fn warm(fleet: &ContainerFleet, count: u64) -> anyhow::Result<(
     let mut held = Vec::new();
     for number in 0..all {
         let owner = |kind: &str| format!("{}-{kind}-{number}", fleet.run);
-        // Whichever comes first has the colder caches, so they take turns.
-        let before = if number % 2 == 0 { Some(of_accounts.claim(owner("a")).await?) } else { None };
-        let container = of_containers.claim(owner("c")).await?;
+        // The second one shares the cores with the event of the first, so they take turns.
+        let (account, container) = if number % 2 == 0 {
+            let account = of_accounts.claim(owner("a")).await?;
+            (account, of_containers.claim(owner("c")).await?)
+        } else {
+            let container = of_containers.claim(owner("c")).await?;
+            (of_accounts.claim(owner("a")).await?, container)
+        };
         let asked = Instant::now();
         let answered = containers.execute(&container.owner, &container.sandbox_id, &COMMAND).await;
         let output_us = micros(answered.at.duration_since(asked));
         let result = wanted(answered, "a command")?;
         ensure!(result.stdout == "ready\n", "the command wrote {:?}, {:?}", result.stdout, result.stderr);
-        let account = match before {
-            Some(account) => account,
-            None => of_accounts.claim(owner("a")).await?,
-        };
         if number >= WARM_UP {
             accounts_us.push(account.latency_us);
             containers_us.push(container.latency_us);
