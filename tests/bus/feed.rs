@@ -163,9 +163,10 @@ pub(crate) async fn running_workers_are_discovered(engine: Engine) {
     let (second, second_stop) = (world.connect().await, other_stop.clone());
     answering
         .spawn(async move { second.answer_discovery(Arc::new(Busy(WorkerRole::Reaper)), second_stop).await });
-    let workers = until_there(&world, 7).await;
+    let expected = WorkerRole::iter().count() + 1;
+    let workers = until_there(&world, expected).await;
     let ids: std::collections::BTreeSet<_> = workers.iter().map(|worker| worker.id.as_str()).collect();
-    assert_eq!(ids.len(), 7, "each has an id of its own");
+    assert_eq!(ids.len(), expected, "each has an id of its own");
     let of = |role| workers.iter().filter(|worker| worker.role == role).collect::<Vec<_>>();
     assert_eq!(of(WorkerRole::Reaper).len(), 2);
     let allocator = of(WorkerRole::Allocator)[0];

@@ -9,7 +9,7 @@ use contract::{Fault, FaultBody, FaultCode, NodeVerb, Principal, Role, Verb};
 use domain::{Actor, NodeId};
 use futures_util::FutureExt as _;
 use harness::wait::{TIMEOUT, eventually};
-use ports::bus::{Answer, Attempt, Context, Reply, RequestError};
+use ports::bus::{Answer, Attempt, Context, Reply, RequestError, RequestVerb as _};
 use std::sync::Arc;
 use std::time::Duration;
 use strum::IntoEnumIterator as _;
@@ -143,26 +143,38 @@ pub(crate) async fn nodes_answer_for_themselves(engine: Engine) {
 pub(crate) async fn busy_node_refuses_immediately(engine: Engine) {
     let world = engine.world().await;
     let (mut inbox, _running) = serve_node(&world.bus, "a", 2).await;
-    let asked: Vec<_> = (0..2).map(|_| ask_later(&world.bus, "a", context("r"), "{}")).collect();
-    let cases = [inbox.next().await, inbox.next().await];
-    // All verbs together have the places.
-    for verb in NodeVerb::iter() {
-        let reply = ask_once(&world.bus, "a", verb, &context("r-3"), "{}").await.unwrap();
-        assert!(reply.is_fault);
-        let fault: FaultBody = serde_json::from_slice(&reply.body).unwrap();
-        assert_eq!((fault.detail.code, fault.detail.retry_after), (FaultCode::NoWorkers, Some(1)));
-        assert_eq!(fault.detail.request_id, "r-3");
+    // Commands are long, and have places of their own; all other verbs together have the others.
+    for (is_long, verb) in [(true, NodeVerb::Execute), (false, NodeVerb::Remove)] {
+        let ask_verb = |verb| {
+            let bus = Arc::clone(&world.bus);
+            tokio::spawn(async move { ask_once(&bus, "a", verb, &context("r"), "{}").await })
+        };
+        let asked = [ask_verb(verb), ask_verb(verb)];
+        let cases = [inbox.next().await, inbox.next().await];
+        let (alike, others): (Vec<_>, _) = NodeVerb::iter().partition(|verb| verb.is_long() == is_long);
+        for verb in alike {
+            let reply = ask_once(&world.bus, "a", verb, &context("r-3"), "{}").await.unwrap();
+            assert!(reply.is_fault);
+            let fault: FaultBody = serde_json::from_slice(&reply.body).unwrap();
+            assert_eq!((fault.detail.code, fault.detail.retry_after), (FaultCode::NoWorkers, Some(1)));
+            assert_eq!(fault.detail.request_id, "r-3");
+        }
+        assert!(inbox.poll().is_none(), "the runner saw none of them");
+        for verb in others {
+            let asked = ask_verb(verb);
+            inbox.next().await.answer(answer("{}"));
+            assert!(!asked.await.unwrap().unwrap().is_fault, "{verb:?} is not held up by {is_long}");
+        }
+        for case in cases {
+            case.answer(answer("{}"));
+        }
+        for asked in asked {
+            assert!(!asked.await.unwrap().unwrap().is_fault);
+        }
+        let asked = ask_verb(verb);
+        inbox.next().await.answer(answer("{}"));
+        assert!(!asked.await.unwrap().unwrap().is_fault, "the places are free again");
     }
-    assert!(inbox.poll().is_none(), "the runner saw none of them");
-    for case in cases {
-        case.answer(answer("{}"));
-    }
-    for asked in asked {
-        assert!(!asked.await.unwrap().unwrap().is_fault);
-    }
-    let asked = ask_later(&world.bus, "a", context("r"), "{}");
-    inbox.next().await.answer(answer("{}"));
-    assert!(!asked.await.unwrap().unwrap().is_fault, "the places are free again");
 }
 
 pub(crate) async fn stopping_runner_answers_its_requests(engine: Engine) {

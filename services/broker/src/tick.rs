@@ -146,6 +146,9 @@ mod tests {
         for kind in ticks::registered().iter().map(|tick| tick.kind) {
             assert_eq!(parse_kind(kind.as_str()), Ok(kind));
         }
-        assert_eq!(parse_kind("Sync").unwrap_err(), "must be one of sync, expiry, sweep, census, stale");
+        assert_eq!(
+            parse_kind("Sync").unwrap_err(),
+            "must be one of sync, expiry, sweep, census, stale, fill, nodes"
+        );
     }
 }

@@ -31,7 +31,7 @@ mod tests {
     }
 
     #[test]
-    fn kinds_never_share_a_second() {
+    fn kinds_that_scan_never_share_a_second() {
         let env: BTreeMap<String, String> = BTreeMap::new();
         let mut settings = Settings::new(&env);
         // Every period divides an hour, so checking one hour is sufficient.
@@ -39,6 +39,9 @@ mod tests {
         for TickDefinition { kind, read, .. } in registered() {
             let rhythm = read(&mut settings);
             assert_eq!(3_600 % rhythm.period.as_secs(), 0, "{kind:?}");
+            if kind == contract::TickKind::NODES {
+                continue; // too frequent, and cheap
+            }
             for turn in 0..3_600 / rhythm.period.as_secs() {
                 let at = rhythm.wait_after(true).as_secs() + turn * rhythm.period.as_secs();
                 let other = due.insert(at % 3_600, kind);

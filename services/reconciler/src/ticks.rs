@@ -11,7 +11,8 @@ pub(crate) struct Tick {
     pub(crate) run: for<'a> fn(&'a Reconciler, &'a TickOrder) -> BoxFuture<'a, Report>,
 }
 
-/// Every kind. With the default offsets, no two are due in the same second after the first turns.
+/// Every kind. With the default offsets, no two are due in the same second after the first turns, except `nodes`: its turns
+/// are too frequent for that, and read little.
 pub(crate) static TICKS: [Tick; 7] = [
     Tick {
         definition: TickDefinition {
@@ -88,7 +89,7 @@ pub(crate) static TICKS: [Tick; 7] = [
                     3_600,
                     "period of the removal of stale sandboxes",
                 ),
-                offset: read_offset(settings, "STALE_OFFSET_SECONDS", 56),
+                offset: read_offset(settings, "STALE_OFFSET_SECONDS", 58),
             },
         },
         run: |reconciler, order| Box::pin(async { Report::Stale(reconciler.remove_stale(order).await) }),
@@ -104,7 +105,7 @@ pub(crate) static TICKS: [Tick; 7] = [
                     5,
                     "period of fill, which keeps free sandboxes in pools of containers",
                 ),
-                offset: read_offset(settings, "FILL_OFFSET_SECONDS", 2),
+                offset: read_offset(settings, "FILL_OFFSET_SECONDS", 1),
             },
         },
         run: |reconciler, _| Box::pin(async { Report::Fill(reconciler.fill().await) }),
