@@ -163,7 +163,7 @@ pub(crate) async fn busy_node_refuses_immediately(engine: Engine) {
         for verb in others {
             let asked = ask_verb(verb);
             inbox.next().await.answer(answer("{}"));
-            assert!(!asked.await.unwrap().unwrap().is_fault, "{verb:?} is not held up by {is_long}");
+            assert!(!asked.await.unwrap().unwrap().is_fault, "{verb:?} is not held up");
         }
         for case in cases {
             case.answer(answer("{}"));

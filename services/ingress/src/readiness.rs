@@ -71,15 +71,7 @@ impl Check for QueueCheck {
 
 impl StoreCheck {
     async fn ask(&self) -> Result<(), String> {
-        let patience_ms = u64::try_from(HEALTH_TIMEOUT.as_millis()).unwrap_or(u64::MAX);
-        let context = Context {
-            request_id: self.random.fresh_id(),
-            deadline_ms: Some(self.clock.now_ms().saturating_add(patience_ms)),
-            traceparent: None,
-            idempotency_key: None,
-            attempt: None,
-            principal: contract::Principal::default(),
-        };
+        let context = Context::own(self.clock.as_ref(), self.random.as_ref(), HEALTH_TIMEOUT);
         let body = Bytes::from_static(b"{}");
         match self.requests.request(Verb::Health, &context, body, HEALTH_TIMEOUT).await {
             Ok(reply) if reply.is_fault => Err("a worker answers with a fault".to_owned()),

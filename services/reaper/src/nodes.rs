@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use contract::nodes::{RemoveContainersReply, RemoveContainersRequest};
-use contract::{FaultBody, NodeVerb, Principal};
+use contract::{FaultBody, NodeVerb};
 use domain::{Descriptor, NodeId};
 use ports::bus::{Context, NodeRequests, RequestError};
 use ports::clock::Clock;
@@ -59,18 +59,6 @@ impl Nodes {
             }
         }
     }
-
-    fn context(&self) -> Context {
-        let timeout_ms = u64::try_from(REMOVE_TIMEOUT.as_millis()).unwrap_or(u64::MAX);
-        Context {
-            request_id: self.random.fresh_id(),
-            deadline_ms: Some(self.clock.now_ms().saturating_add(timeout_ms)),
-            traceparent: None,
-            idempotency_key: None,
-            attempt: None,
-            principal: Principal::default(),
-        }
-    }
 }
 
 #[async_trait]
@@ -98,7 +86,8 @@ impl Provider for Nodes {
         let request = RemoveContainersRequest { sandbox_id: target.external_id.as_str().to_owned() };
         let body = serde_json::to_vec(&request)
             .map_err(|_| ProviderError::Failed { message: "the request could not be written".to_owned() })?;
-        let (verb, context) = (NodeVerb::Remove, self.context());
+        let (verb, context) =
+            (NodeVerb::Remove, Context::own(self.clock.as_ref(), self.random.as_ref(), REMOVE_TIMEOUT));
         match self.requests.request_node(&node, verb, &context, body.into(), REMOVE_TIMEOUT).await {
             Ok(reply) if reply.is_fault => Err(error_of_fault(&reply.body)),
             Ok(reply) => match serde_json::from_slice(&reply.body) {

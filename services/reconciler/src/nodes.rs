@@ -194,15 +194,7 @@ impl Reconciler {
         containers: Vec<HeldContainer>,
     ) -> Result<InventoryReply, Option<RequestError>> {
         let clock = self.ports.clock.as_ref();
-        let timeout_ms = u64::try_from(ANSWER_TIMEOUT.as_millis()).unwrap_or(u64::MAX);
-        let context = Context {
-            request_id: self.ports.random.fresh_id(),
-            deadline_ms: Some(clock.now_ms().saturating_add(timeout_ms)),
-            traceparent: None,
-            idempotency_key: None,
-            attempt: None,
-            principal: contract::Principal::default(),
-        };
+        let context = Context::own(clock, self.ports.random.as_ref(), ANSWER_TIMEOUT);
         let body = serde_json::to_vec(&InventoryRequest { containers }).map_err(|_| None)?;
         let asked =
             self.ports.nodes.request_node(node, NodeVerb::Inventory, &context, body.into(), ANSWER_TIMEOUT);

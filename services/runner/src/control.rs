@@ -6,7 +6,7 @@ use crate::within;
 use bytes::Bytes;
 use contract::fault::FaultBody;
 use contract::nodes::{NodeRegistration, RegisterNodeRequest};
-use contract::{FaultCode, Principal, Repeat, Verb};
+use contract::{FaultCode, Repeat, Verb};
 use domain::NodeId;
 use ports::backoff::longest_pause;
 use ports::bus::{Context, RequestError, Requests};
@@ -197,15 +197,7 @@ impl Control {
         request: &Q,
     ) -> Result<R, ReportError> {
         let body = serde_json::to_vec(request).map(Bytes::from).map_err(ReportError::Unreadable)?;
-        let timeout_ms = u64::try_from(REPORT_TIMEOUT.as_millis()).unwrap_or(u64::MAX);
-        let context = Context {
-            request_id: self.random.fresh_id(),
-            deadline_ms: Some(self.clock.now_ms().saturating_add(timeout_ms)),
-            traceparent: None,
-            idempotency_key: None,
-            attempt: None,
-            principal: Principal::default(),
-        };
+        let context = Context::own(self.clock.as_ref(), self.random.as_ref(), REPORT_TIMEOUT);
         let asked = self.requests.request(verb, &context, body, REPORT_TIMEOUT).await;
         let reply = asked.map_err(ReportError::Unanswered)?;
         if reply.is_fault {

@@ -1,6 +1,7 @@
 //! The context of a request: its headers and its deadline.
 
 use crate::clock::Clock;
+use crate::random::Random;
 use contract::Principal;
 use std::time::Duration;
 
@@ -45,6 +46,20 @@ pub enum Dropped {
 // === impl Context ===
 
 impl Context {
+    /// The context of a worker's own request, whose answer it waits for as long as `timeout`.
+    #[must_use]
+    pub fn own(clock: &dyn Clock, random: &dyn Random, timeout: Duration) -> Self {
+        let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+        Self {
+            request_id: random.fresh_id(),
+            deadline_ms: Some(clock.now_ms().saturating_add(timeout_ms)),
+            traceparent: None,
+            idempotency_key: None,
+            attempt: None,
+            principal: Principal::default(),
+        }
+    }
+
     /// The remaining time; none without a deadline.
     #[must_use]
     pub fn remaining(&self, clock: &dyn Clock) -> Option<Duration> {
