@@ -79,10 +79,10 @@ fn claims() {
         name_prefix: Some("lab-dns-".to_owned()),
         lab_duration_hours: Some(2),
         lab_duration_minutes: Some(90),
-        warm: Some("require".to_owned()),
+        warm: Some("prefer".to_owned()),
         by: Some("lab-2026".to_owned()),
     };
-    assert_snapshot!(wire(&full), @r#"{"owner":"student-1","lab":"dns-basics","idempotency_key":"second","pool":"main","name_prefix":"lab-dns-","lab_duration_hours":2,"lab_duration_minutes":90,"warm":"require","by":"lab-2026"}"#);
+    assert_snapshot!(wire(&full), @r#"{"owner":"student-1","lab":"dns-basics","idempotency_key":"second","pool":"main","name_prefix":"lab-dns-","lab_duration_hours":2,"lab_duration_minutes":90,"warm":"prefer","by":"lab-2026"}"#);
     let least = AllocateRequest { owner: "student-1".to_owned(), ..AllocateRequest::default() };
     assert_snapshot!(wire(&least), @r#"{"owner":"student-1"}"#);
     // An empty object is a request without an owner, which has its own fault code.
