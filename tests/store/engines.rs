@@ -91,7 +91,7 @@ impl Shared {
 }
 
 /// A table that does not exist yet.
-async fn table(endpoint: &'static str) -> Table {
+pub(crate) async fn table(endpoint: &'static str) -> Table {
     let name = dynamodb::fresh_table_name();
     let store = DynamoStore::connect(&dynamodb::config(endpoint, &name, SHARDS)).await;
     Table { endpoint, name, store }

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// Sandboxes are held for these labs in turn.
 pub(crate) const LABS: u32 = 3;
@@ -21,7 +21,8 @@ const PAGE: u16 = 5;
 
 /// Claims sandboxes, and releases every second one, until it is stopped.
 pub(crate) struct Traffic {
-    stop: CancellationToken,
+    /// Also stops it if the case is given up.
+    stop: DropGuard,
     first: u32,
     /// The number of the next sandbox.
     next: watch::Receiver<u32>,
@@ -72,7 +73,7 @@ impl Traffic {
                 sender.send_replace(number);
             }
         });
-        Self { stop, first, next, running }
+        Self { stop: stop.drop_guard(), first, next, running }
     }
 
     /// Waits for some more claims.
@@ -83,7 +84,7 @@ impl Traffic {
 
     /// Ends it; returns the numbers of its sandboxes.
     pub(crate) async fn end(self) -> Range<u32> {
-        self.stop.cancel();
+        drop(self.stop);
         self.running.await.unwrap();
         self.first..*self.next.borrow()
     }
