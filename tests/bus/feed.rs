@@ -184,7 +184,7 @@ pub(crate) async fn running_workers_are_discovered(engine: Engine) {
         assert!(worker.started_at.abs_diff(now().get()) < HOUR.as_secs());
     }
     other_stop.cancel();
-    until_there(&world, 6).await;
+    until_there(&world, expected - 1).await;
     stop.cancel();
     until_there(&world, 0).await;
     while let Some(ended) = answering.join_next().await {

@@ -223,11 +223,15 @@ pub(crate) async fn closed_pool_does_not_stop_the_others(engine: Engine) {
     runner.until_refused("a").await;
     world.until_provisions(2, 0).await;
     runner.node.room.lock().closed.clear();
-    for is_leased in [true, false] {
+    // The runner may be between its lanes, so either of them may be the first.
+    let mut leased = BTreeSet::new();
+    for _ in 0..2 {
         let case = runner.next().await;
-        assert_eq!((case.what.work.is_leased, case.what.deliveries), (is_leased, 1));
+        assert_eq!(case.what.deliveries, 1);
+        leased.insert(case.what.work.is_leased);
         case.answer(Verdict::Done);
     }
+    assert_eq!(leased, BTreeSet::from([true, false]));
     runner.until_free(8).await;
 }
 
