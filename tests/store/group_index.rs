@@ -40,7 +40,7 @@ async fn on_tables(table: Table, case: impl AsyncFn(Table)) {
             Some(table) => table,
             None => crate::engines::table(endpoint).await,
         };
-        if tokio::time::timeout(CASE_TIMEOUT, case(table)).await.is_ok() {
+        if tokio::time::timeout(CASE_TIMEOUT, Box::pin(case(table))).await.is_ok() {
             return;
         }
     }
