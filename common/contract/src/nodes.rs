@@ -133,6 +133,7 @@ pub struct ProvisionedRequest {
     pub incarnation: String,
     /// Where its published ports are reached, as `address:port` by the port inside.
     #[serde(default)]
+    #[schema(value_type = BTreeMap<String, String>)]
     pub endpoints: BTreeMap<u16, String>,
 }
 
@@ -312,6 +313,7 @@ pub struct ExecuteRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stdin: Option<String>,
     /// Most time that it may take, in seconds, 1 to 60.
+    #[schema(minimum = 1, maximum = 60)]
     pub timeout_seconds: u64,
 }
 
@@ -339,6 +341,7 @@ pub struct ExecutionRequest {
     pub stdin: Option<String>,
     /// Most time that it may take, in seconds, 1 to 60; 30 if it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 60)]
     pub timeout_seconds: Option<u64>,
     /// Who asks on the owner's behalf.
     #[serde(default, skip_serializing_if = "Option::is_none")]

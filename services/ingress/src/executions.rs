@@ -37,6 +37,7 @@ pub(crate) struct ExecutionSettings {
     /// Text for its standard input.
     stdin: Option<String>,
     /// Most time that it may take, in seconds, 1 to 60; 30 if it is left out.
+    #[schema(minimum = 1, maximum = 60)]
     timeout_seconds: Option<u64>,
 }
 

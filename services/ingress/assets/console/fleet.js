@@ -14,7 +14,8 @@ export function fleet(root, _parameters, signal) {
     const { body } = await ask("GET", "/v1/admin/fleet", { signal });
     if (signal.aborted) return;
     swap(roles, make("h2", {}, "Roles"), facts(Object.entries(body.roles).map(([role, count]) =>
-      [role, count === 0 ? make("strong", { class: "bad" }, "0: none") : count])));
+      // A fleet without containers needs no runner.
+      [role, count === 0 && role !== "runner" ? make("strong", { class: "bad" }, "0: none") : count])));
     swap(workers, table("Workers", ["Role", "Id", "Version", "Started", "#Under way", "#Done", "#Failed", "Last failure", "Numbers"],
       body.workers.map((worker) => showWorker(worker, open)), "no process answers."));
   });
