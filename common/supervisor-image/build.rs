@@ -3,7 +3,7 @@
 //! `OUT_DIR`, so it waits for no lock of the build that started it.
 
 use std::error::Error;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 /// Everything that the program is made of.
@@ -13,7 +13,7 @@ const SOURCES: [&str; 4] =
 const NOT_INHERITED: [&str; 3] = ["RUSTC_WORKSPACE_WRAPPER", "CLIPPY_ARGS", "CARGO_BUILD_TARGET"];
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let root = PathBuf::from(variable("CARGO_MANIFEST_DIR")?).join("../..");
     for source in SOURCES {
         println!("cargo:rerun-if-changed={}", root.join(source).display());
     }

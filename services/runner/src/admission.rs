@@ -19,12 +19,20 @@ const FULL_WAIT: Duration = Duration::from_millis(200);
 /// Time without fetching after the engine could not create a container: longer than a short disturbance of the engine, and
 /// so that few messages are fetched and put off during a long one.
 const CLOSED_MS: u64 = 5_000;
+
 /// The admission of a node.
 #[derive(Debug, Default)]
 pub(crate) struct Admission {
-    /// When the wait of each lane that waits is over.
-    waits: Mutex<BTreeMap<ProvisionLane, u64>>,
+    waits: Mutex<BTreeMap<ProvisionLane, Wait>>,
     closed_until_ms: Mutex<u64>,
+}
+
+/// The wait of a lane because of the load.
+#[derive(Clone, Copy, Debug)]
+struct Wait {
+    over_ms: u64,
+    /// A look at the lane after this moment waits anew.
+    counts_until_ms: u64,
 }
 
 // === impl Admission ===
@@ -51,17 +59,17 @@ impl Admission {
         let share = used.plus(promised).share_milli(containers.offered());
         let wait_ms = LOAD_WAIT_MS_MAX.saturating_mul(share) / 1_000;
         let mut waits = self.waits.lock();
-        // A wait that ended long ago belonged to an earlier look at this lane.
-        let idle_ms = u64::try_from(IDLE_LOOK_PERIOD.as_millis()).unwrap_or(u64::MAX);
-        let over_ms = waits.get(lane).copied().filter(|over_ms| over_ms.saturating_add(idle_ms) > now_ms);
-        let left_ms = over_ms.map_or(wait_ms, |over_ms| over_ms.saturating_sub(now_ms));
+        let wait = waits.get(lane).copied().filter(|wait| wait.counts_until_ms > now_ms);
+        let left_ms = wait.map_or(wait_ms, |wait| wait.over_ms.saturating_sub(now_ms));
         if left_ms > 0 {
-            waits.insert(lane.clone(), now_ms.saturating_add(left_ms));
+            let over_ms = now_ms.saturating_add(left_ms);
+            // One that ended long ago belonged to an earlier look at this lane.
+            let idle_ms = u64::try_from(IDLE_LOOK_PERIOD.as_millis()).unwrap_or(u64::MAX);
+            waits.insert(lane.clone(), Wait { over_ms, counts_until_ms: over_ms.saturating_add(idle_ms) });
             return (0, Duration::from_millis(left_ms));
         }
-        if over_ms.is_some() {
-            // As if its wait had ended so long ago that it counts for that much longer.
-            waits.insert(lane.clone(), now_ms.saturating_add(REST_MS).saturating_sub(idle_ms));
+        if let Some(Wait { over_ms, .. }) = wait {
+            waits.insert(lane.clone(), Wait { over_ms, counts_until_ms: now_ms.saturating_add(REST_MS) });
         }
         drop(waits);
         match containers.reserve(lane, demand, places) {
