@@ -81,22 +81,8 @@ async fn killed_broker_finishes_the_deletion_after_a_restart() {
 #[tokio::test]
 async fn interrupted_broker_exits_cleanly_and_ephemeral_leaves_no_data() {
     let folder = tempfile::tempdir().unwrap();
-    let any = "127.0.0.1:0";
     let temporary = folder.path().to_str().unwrap();
-    let arguments = [
-        "up",
-        "--nodes",
-        "0",
-        "--ephemeral",
-        "--pool",
-        "5",
-        "--http",
-        any,
-        "--nats-listen",
-        any,
-        "--simulator-listen",
-        any,
-    ];
+    let arguments = [&Up::ARGUMENTS[..], &["--ephemeral", "--pool", "5"]].concat();
     let broker = Broker::start(folder.path(), &arguments, &[("TMPDIR", temporary)]).await;
     eventually("the fleet to be ready", TIMEOUT, || async {
         if broker.output().contains("Try it:") { Ok(()) } else { Err(broker.output()) }
@@ -155,24 +141,8 @@ async fn two_brokers_do_not_share_a_data_directory() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     let up = Up::start(&data, &["--pool", "3"], &[]).await;
-    let any = "127.0.0.1:0";
-    let second = run(
-        &[
-            "up",
-            "--nodes",
-            "0",
-            "--data",
-            data.to_str().unwrap(),
-            "--http",
-            any,
-            "--nats-listen",
-            any,
-            "--simulator-listen",
-            any,
-        ],
-        &[],
-    )
-    .await;
+    let arguments = [&Up::ARGUMENTS[..], &["--data", data.to_str().unwrap()]].concat();
+    let second = run(&arguments, &[]).await;
     assert!(!second.status.success());
     assert!(String::from_utf8_lossy(&second.stderr).contains("another broker runs on"), "{second:?}");
     assert_eq!(up.broker.stop(STOP_TIMEOUT).await, Some(0));

@@ -94,20 +94,7 @@ async fn start_on_a_full_disk_names_the_folder() {
     let data = folder.path().join("disk");
     std::fs::create_dir(&data).unwrap();
     let text = data.to_str().unwrap();
-    let any = "127.0.0.1:0";
-    let arguments = [
-        "up",
-        "--nodes",
-        "0",
-        "--http",
-        any,
-        "--nats-listen",
-        any,
-        "--simulator-listen",
-        any,
-        "--data",
-        text,
-    ];
+    let arguments = [&Up::ARGUMENTS[..], &["--data", text]].concat();
     let wrapper = on_a_small_disk(text, "full");
     let broker = Broker::start_within(folder.path(), &wrapper, &arguments, &SMALL).await;
     let ended = tokio::time::timeout(TIMEOUT, broker.child.ended()).await.expect("it ends by itself");

@@ -120,6 +120,19 @@ impl Broker {
 // === impl Up ===
 
 impl Up {
+    /// `broker up` without nodes, on free ports.
+    pub const ARGUMENTS: [&str; 9] = [
+        "up",
+        "--nodes",
+        "0",
+        "--http",
+        "127.0.0.1:0",
+        "--nats-listen",
+        "127.0.0.1:0",
+        "--simulator-listen",
+        "127.0.0.1:0",
+    ];
+
     /// Starts `broker up` on free ports with `data` and waits until it reports that it is ready.
     pub async fn start(data: &Path, more: &[&str], variables: &[(&str, &str)]) -> Self {
         Self::start_within(data, &[], more, variables).await
@@ -134,20 +147,8 @@ impl Up {
         variables: &[(&str, &str)],
     ) -> Self {
         let text = data.to_str().expect("a path that is text");
-        let any = "127.0.0.1:0";
-        let mut arguments = vec![
-            "up",
-            "--nodes",
-            "0",
-            "--http",
-            any,
-            "--nats-listen",
-            any,
-            "--simulator-listen",
-            any,
-            "--data",
-            text,
-        ];
+        let mut arguments = Self::ARGUMENTS.to_vec();
+        arguments.extend(["--data", text]);
         arguments.extend(more);
         let folder = data.parent().expect("a folder around the data");
         let broker = Broker::start_within(folder, wrapper, &arguments, variables).await;
