@@ -3,6 +3,7 @@
 //! Every report names the generation that the node got when it registered. A report of an older one is refused as
 //! [`FaultCode::InvalidState`](crate::FaultCode::InvalidState): the runner has to register again and to look at what it has.
 
+use super::fault::Fault;
 use super::templates::TemplateSettings;
 use domain::{Lease, LeasePolicy};
 use serde::{Deserialize, Serialize};
@@ -19,6 +20,18 @@ pub const EXECUTION_SECONDS_MAX: u64 = 60;
 pub const EXECUTION_SECONDS_DEFAULT: u64 = 30;
 /// Most bytes of each output of an execution; the rest is cut.
 pub const EXECUTION_OUTPUT_BYTES_MAX: usize = 256 * 1024;
+
+/// The time of an execution in seconds, if it may have as much; [`EXECUTION_SECONDS_DEFAULT`] if none is set.
+///
+/// # Errors
+/// A fault that says what is allowed.
+pub fn execution_seconds(wanted: Option<u64>) -> Result<u64, Fault> {
+    let seconds = wanted.unwrap_or(EXECUTION_SECONDS_DEFAULT);
+    if (1..=EXECUTION_SECONDS_MAX).contains(&seconds) {
+        return Ok(seconds);
+    }
+    Err(Fault::invalid("timeout_seconds", format!("must be from 1 to {EXECUTION_SECONDS_MAX}")))
+}
 
 /// A request to the runner of one node, on `<prefix>.node.<node>.<verb>`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, strum::IntoStaticStr, strum::EnumIter)]

@@ -14,6 +14,7 @@ use contract::{
 use domain::{SandboxId, TemplateId};
 use ports::bus::{BusError, Context, Reply, RequestError, Requests};
 use reqwest::{Client, Method, RequestBuilder, StatusCode};
+use runtime::requests::parse_sandbox;
 use runtime::settings::Secret;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -184,7 +185,7 @@ impl HttpRequests {
         let ExtendRequest { sandbox_id, owner, lab_duration_hours, lab_duration_minutes, lease_epoch, by: _ } =
             request;
         // It becomes a segment of the path.
-        let id = SandboxId::parse(sandbox_id).map_err(|problem| Fault::invalid("sandbox_id", problem))?;
+        let id = parse_sandbox(sandbox_id)?;
         let path = format!("/v1/sandboxes/{id}/extend");
         let mut call = self.call(Method::POST, &path).header(OWNER_HEADER, owner);
         if let Some(duration) = LabDuration::of_fields(*lab_duration_hours, *lab_duration_minutes) {
@@ -206,7 +207,7 @@ impl HttpRequests {
             timeout_seconds,
             by: _,
         } = request;
-        let id = SandboxId::parse(&sandbox_id).map_err(|problem| Fault::invalid("sandbox_id", problem))?;
+        let id = parse_sandbox(&sandbox_id)?;
         let path = format!("/v1/sandboxes/{id}/executions");
         let body = json!({
             "command": command, "env": env, "cwd": cwd, "stdin": stdin, "timeout_seconds": timeout_seconds,
@@ -287,7 +288,7 @@ fn target(body: &[u8]) -> Result<(SandboxId, String), Fault> {
     // Over HTTP the token identifies the actor.
     let SandboxRequest { sandbox_id, owner, by: _ } = decode(body)?;
     // It becomes a segment of the path.
-    let id = SandboxId::parse(&sandbox_id).map_err(|problem| Fault::invalid("sandbox_id", problem))?;
+    let id = parse_sandbox(&sandbox_id)?;
     Ok((id, owner))
 }
 

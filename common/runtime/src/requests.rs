@@ -3,9 +3,10 @@
 use bytes::Bytes;
 use contract::queue::PAGE_LIMIT_MAX;
 use contract::{Fault, FaultCode, Outcome, Verb, WorkerRole};
-use domain::Actor;
+use domain::{Actor, SandboxId};
 use parking_lot::Mutex;
 use ports::bus::{Answer, Dropped, Request, WorkCounts};
+use ports::engine::Incarnation;
 use ports::store::StoreError;
 use prometheus::{Error, HistogramOpts, HistogramVec, IntCounterVec, Opts};
 use serde::Serialize;
@@ -51,6 +52,22 @@ pub fn encode<T: Serialize>(body: &T) -> Result<Bytes, Fault> {
         tracing::error!(%error, "a reply cannot be encoded");
         Fault::new(FaultCode::InternalError, "the answer could not be written")
     })
+}
+
+/// The sandbox that a request names.
+///
+/// # Errors
+/// [`FaultCode::InvalidRequest`].
+pub fn parse_sandbox(sandbox_id: &str) -> Result<SandboxId, Fault> {
+    SandboxId::parse(sandbox_id).map_err(|problem| Fault::invalid("sandbox_id", problem))
+}
+
+/// The attempt that a request names.
+///
+/// # Errors
+/// [`FaultCode::InvalidRequest`].
+pub fn parse_incarnation(incarnation: &str) -> Result<Incarnation, Fault> {
+    Incarnation::parse(incarnation).map_err(|problem| Fault::invalid("incarnation", problem))
 }
 
 /// Reads a JSON object.

@@ -3,8 +3,7 @@
 use crate::admission::Permit;
 use crate::{Allocator, decode, lookup};
 use contract::nodes::{
-    EXECUTION_SECONDS_DEFAULT, EXECUTION_SECONDS_MAX, ExecuteRequest, ExecutionRequest, ExecutionResult,
-    LeaseReply, LeaseRequest,
+    ExecuteRequest, ExecutionRequest, ExecutionResult, LeaseReply, LeaseRequest, execution_seconds,
 };
 use contract::{Fault, FaultBody, FaultCode, NodeVerb};
 use domain::{Descriptor, Epoch, NodeId, Sandbox, State};
@@ -86,11 +85,7 @@ impl Allocator {
             by: _,
         } = decode(&request.body)?;
         let (id, owner) = lookup::parse_target(request, &sandbox_id, &owner)?;
-        let timeout_seconds = timeout_seconds.unwrap_or(EXECUTION_SECONDS_DEFAULT);
-        if !(1..=EXECUTION_SECONDS_MAX).contains(&timeout_seconds) {
-            let problem = format!("must be from 1 to {EXECUTION_SECONDS_MAX}");
-            return Err(Fault::invalid("timeout_seconds", problem));
-        }
+        let timeout_seconds = execution_seconds(timeout_seconds)?;
         let sandbox = self.sandbox_of(request, id.as_str()).await?;
         if !sandbox.belongs_to(&owner) {
             return Err(Fault::new(FaultCode::NotSandboxOwner, "this sandbox is not allocated to you"));

@@ -8,6 +8,7 @@ use contract::{
 use domain::{OwnerId, PoolName, SandboxId, StateName};
 use ports::bus::Request;
 use ports::store::{SortRange, StateQuery, StoreError};
+use runtime::requests::parse_sandbox;
 use runtime::telemetry::Chain;
 use std::time::Duration;
 
@@ -161,6 +162,5 @@ pub(crate) fn parse_target(
     let owner = parse_owner(request, owner)?;
     // Not "no such sandbox": a caller that releases may take that as success, and a misspelled field would look like
     // it.
-    let id = SandboxId::parse(sandbox_id).map_err(|problem| Fault::invalid("sandbox_id", problem))?;
-    Ok((id, owner))
+    Ok((parse_sandbox(sandbox_id)?, owner))
 }

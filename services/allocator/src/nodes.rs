@@ -17,6 +17,7 @@ use domain::{
 use ports::bus::Request;
 use ports::engine::Incarnation;
 use ports::store::{Write, unless_unreadable};
+use runtime::requests::{parse_incarnation, parse_sandbox};
 
 /// Attempts of one change; each further one means that another writer was faster.
 const TRIES_MAX: usize = 4;
@@ -298,14 +299,6 @@ impl Allocator {
 
 fn parse_node(node: &str) -> Result<NodeId, Fault> {
     NodeId::parse(node).map_err(|problem| Fault::invalid("node", problem))
-}
-
-fn parse_sandbox(sandbox_id: &str) -> Result<SandboxId, Fault> {
-    SandboxId::parse(sandbox_id).map_err(|problem| Fault::invalid("sandbox_id", problem))
-}
-
-fn parse_incarnation(incarnation: &str) -> Result<Incarnation, Fault> {
-    Incarnation::parse(incarnation).map_err(|problem| Fault::invalid("incarnation", problem))
 }
 
 fn lost_template(id: &SandboxId) -> Fault {

@@ -6,8 +6,8 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
-use contract::nodes::{EXECUTION_SECONDS_DEFAULT, EXECUTION_SECONDS_MAX, ExecutionRequest};
-use contract::{Action, Fault, Verb};
+use contract::nodes::{ExecutionRequest, execution_seconds};
+use contract::{Action, Verb};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -63,11 +63,7 @@ pub(crate) async fn execute(
     let sandbox = sandbox_in_path(path)?;
     facts.note_sandbox(&sandbox);
     let ExecutionSettings { command, env, cwd, stdin, timeout_seconds } = json_object(&body)?;
-    let seconds = timeout_seconds.unwrap_or(EXECUTION_SECONDS_DEFAULT);
-    if !(1..=EXECUTION_SECONDS_MAX).contains(&seconds) {
-        let problem = format!("must be from 1 to {EXECUTION_SECONDS_MAX}");
-        return Err(Fault::invalid("timeout_seconds", problem).into());
-    }
+    let seconds = execution_seconds(timeout_seconds)?;
     let request = ExecutionRequest {
         sandbox_id: sandbox.to_string(),
         owner: owner.to_string(),

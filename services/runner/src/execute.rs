@@ -2,15 +2,15 @@
 //!
 //! Neither the environment nor the output of a command is ever logged.
 
-use crate::node_requests::{no_container, parse_incarnation, parse_sandbox, unavailable};
+use crate::node_requests::{no_container, unavailable};
 use crate::ready::job_of;
 use crate::{Node, within};
-use contract::nodes::{EXECUTION_OUTPUT_BYTES_MAX, EXECUTION_SECONDS_MAX, ExecuteRequest, ExecutionResult};
+use contract::nodes::{EXECUTION_OUTPUT_BYTES_MAX, ExecuteRequest, ExecutionResult, execution_seconds};
 use contract::{Fault, FaultCode, NodeVerb};
 use ports::bus::Request;
 use ports::clock::Clock;
 use ports::engine::{Connection, Engine, EngineError, Incarnation};
-use runtime::requests::decode;
+use runtime::requests::{decode, parse_incarnation, parse_sandbox};
 use runtime::telemetry::Chain;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -73,12 +73,7 @@ impl Node {
         check_command(&command)?;
         check_env(&env)?;
         check_cwd(cwd.as_deref())?;
-        if !(1..=EXECUTION_SECONDS_MAX).contains(&timeout_seconds) {
-            return Err(Fault::invalid(
-                "timeout_seconds",
-                format!("must be from 1 to {EXECUTION_SECONDS_MAX}"),
-            ));
-        }
+        let timeout = Duration::from_secs(execution_seconds(Some(timeout_seconds))?);
         let entry = self.containers.entry(&incarnation).filter(|entry| entry.sandbox == sandbox);
         let entry = entry.ok_or_else(no_container)?;
         let id = JobId::parse(&format!("exec-{}", self.random.fresh_id()))
@@ -89,7 +84,6 @@ impl Node {
         if let Some(cwd) = cwd {
             job.cwd = Some(cwd);
         }
-        let timeout = Duration::from_secs(timeout_seconds);
         // The supervisor ends it as well, if this process does not live to do so.
         let latest = timeout + KILL_GRACE + END_TIMEOUT;
         job.timeout_ms = u64::try_from(latest.as_millis()).ok();

@@ -1,12 +1,12 @@
 //! Which containers this node does not have: the fleet asks, because records outlive the containers of a machine that restarts.
 
 use crate::Node;
-use crate::node_requests::{parse_incarnation, unavailable};
+use crate::node_requests::unavailable;
 use contract::nodes::{HeldContainer, INVENTORY_MAX, InventoryReply, InventoryRequest};
 use contract::{Fault, NodeVerb};
 use ports::bus::Request;
 use ports::engine::{Container, ContainerState, Incarnation};
-use runtime::requests::decode;
+use runtime::requests::{decode, parse_incarnation};
 use std::collections::BTreeSet;
 
 // === impl Node ===

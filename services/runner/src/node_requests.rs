@@ -5,10 +5,9 @@ use crate::metrics::Removal;
 use async_trait::async_trait;
 use contract::nodes::{LeaseReply, LeaseRequest, RemoveContainersReply, RemoveContainersRequest};
 use contract::{Fault, FaultCode, NodeVerb};
-use domain::SandboxId;
 use ports::bus::{Answer, Dropped, Handler, Request};
 use ports::engine::Incarnation;
-use runtime::requests::{decode, plain};
+use runtime::requests::{decode, parse_incarnation, parse_sandbox, plain};
 use std::collections::BTreeSet;
 
 #[async_trait]
@@ -73,14 +72,6 @@ impl Node {
         })?;
         Ok(LeaseReply { lease: kept })
     }
-}
-
-pub(crate) fn parse_sandbox(sandbox_id: &str) -> Result<SandboxId, Fault> {
-    SandboxId::parse(sandbox_id).map_err(|problem| Fault::invalid("sandbox_id", problem))
-}
-
-pub(crate) fn parse_incarnation(incarnation: &str) -> Result<Incarnation, Fault> {
-    Incarnation::parse(incarnation).map_err(|problem| Fault::invalid("incarnation", problem))
 }
 
 pub(crate) fn no_container() -> Fault {
