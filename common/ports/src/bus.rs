@@ -6,11 +6,13 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use contract::fault::{FaultBody, FaultDetail};
 use contract::{
     Census, DeletionWork, DeletionsStatus, Event, Fault, Outcome, ParkedDeletion, Pause, ProvisionWork,
     Report, RunReport, TickKind, TickOrder, Verb, WorkerRole,
 };
 use domain::{PoolName, SandboxId, UnixSeconds, Version};
+use serde::de::DeserializeOwned;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
@@ -82,6 +84,22 @@ pub struct Reply {
     pub is_fault: bool,
     /// The JSON body, ready to be passed on unchanged.
     pub body: Bytes,
+}
+
+// === impl Reply ===
+
+impl Reply {
+    /// What it says, or the fault.
+    ///
+    /// # Errors
+    /// When this build cannot read the body.
+    pub fn read<T: DeserializeOwned>(&self) -> Result<Result<T, FaultDetail>, serde_json::Error> {
+        if self.is_fault {
+            let FaultBody { detail } = serde_json::from_slice(&self.body)?;
+            return Ok(Err(detail));
+        }
+        serde_json::from_slice(&self.body).map(Ok)
+    }
 }
 
 /// Why there is no reply.

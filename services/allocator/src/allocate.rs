@@ -119,7 +119,7 @@ impl Allocator {
         };
         if outcome == Outcome::Created {
             self.ports.recorder.note(&sandbox, Some(&request.context.request_id));
-            self.tell_node(request, &sandbox);
+            self.send_lease(request, &sandbox);
         }
         // The lease of this key is outside the caller's pools, so it is not shown.
         claim.authorize(&sandbox.pool)?;

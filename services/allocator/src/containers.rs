@@ -2,12 +2,13 @@
 
 use crate::admission::Permit;
 use crate::{Allocator, decode, lookup};
+use contract::fault::FaultDetail;
 use contract::nodes::{
     ExecuteRequest, ExecutionRequest, ExecutionResult, LeaseReply, LeaseRequest, execution_seconds,
 };
-use contract::{Fault, FaultBody, FaultCode, NodeVerb};
+use contract::{Fault, FaultCode, NodeVerb};
 use domain::{Descriptor, Epoch, NodeId, Sandbox, State};
-use ports::bus::{Context, NodeRequests, Reply, Request, RequestError};
+use ports::bus::{Context, NodeRequests, Request, RequestError};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::sync::Arc;
@@ -55,18 +56,18 @@ impl Allocator {
         Err(Fault::new(FaultCode::UpstreamUnavailable, "the node of the sandbox did not store the lease"))
     }
 
-    /// Tells the node of a container that was just leased its lease. It does not delay the reply: the node asks for what
+    /// Sends the node of a container that was just leased its lease. It does not delay the reply: the node asks for what
     /// it does not learn here.
-    pub(crate) fn tell_node(&self, request: &Request, sandbox: &Sandbox) {
+    pub(crate) fn send_lease(&self, request: &Request, sandbox: &Sandbox) {
         let Some((place, body)) = self.lease_message(sandbox) else { return };
         let (nodes, context) = (Arc::clone(&self.ports.nodes), request.context.clone());
         self.announcing.spawn(async move {
             let verb = NodeVerb::Lease;
-            let told: Result<LeaseReply, Fault> =
+            let stored: Result<LeaseReply, Fault> =
                 ask(nodes.as_ref(), &place.node, verb, &context, &body, LEASE_TIMEOUT).await;
-            if let Err(fault) = told {
+            if let Err(fault) = stored {
                 let (id, node, reason) = (&body.sandbox_id, &place.node, &fault.message);
-                tracing::debug!(sandbox.id = id, "{node} was not told the lease of {id}: {reason}");
+                tracing::debug!(sandbox.id = id, "{node} did not store the lease of {id}: {reason}");
             }
         });
     }
@@ -158,15 +159,13 @@ async fn ask<R: DeserializeOwned>(
         Fault::new(FaultCode::InternalError, "the answer of the node cannot be read")
     };
     let body = serde_json::to_vec(body).map_err(unreadable)?;
-    let Reply { is_fault, body, outcome: _ } = nodes
-        .request_node(node, verb, context, body.into(), timeout)
-        .await
-        .map_err(|error| no_answer(verb, error))?;
-    if !is_fault {
-        return serde_json::from_slice(&body).map_err(unreadable);
-    }
-    let FaultBody { detail } = serde_json::from_slice(&body).map_err(unreadable)?;
-    Err(Fault { code: detail.code, message: detail.message, retry_after_seconds: detail.retry_after })
+    let asked = nodes.request_node(node, verb, context, body.into(), timeout).await;
+    let reply = asked.map_err(|error| no_answer(verb, error))?.read().map_err(unreadable)?;
+    reply.map_err(|FaultDetail { code, message, retry_after, .. }| Fault {
+        code,
+        message,
+        retry_after_seconds: retry_after,
+    })
 }
 
 fn no_answer(verb: NodeVerb, error: RequestError) -> Fault {

@@ -1,8 +1,9 @@
 //! The nodes as a provider: the runner of a node removes the containers of a sandbox that has ended.
 
 use async_trait::async_trait;
+use contract::NodeVerb;
+use contract::fault::FaultDetail;
 use contract::nodes::{RemoveContainersReply, RemoveContainersRequest};
-use contract::{FaultBody, NodeVerb};
 use domain::{Descriptor, NodeId};
 use ports::bus::{Context, NodeRequests, RequestError};
 use ports::clock::Clock;
@@ -89,10 +90,10 @@ impl Provider for Nodes {
         let (verb, context) =
             (NodeVerb::Remove, Context::own(self.clock.as_ref(), self.random.as_ref(), REMOVE_TIMEOUT));
         match self.requests.request_node(&node, verb, &context, body.into(), REMOVE_TIMEOUT).await {
-            Ok(reply) if reply.is_fault => Err(error_of_fault(&reply.body)),
-            Ok(reply) => match serde_json::from_slice(&reply.body) {
-                Ok(RemoveContainersReply { removed: 0 }) => Ok(Deleted::AlreadyGone),
-                Ok(RemoveContainersReply { .. }) => Ok(Deleted::Now),
+            Ok(reply) => match reply.read() {
+                Ok(Ok(RemoveContainersReply { removed: 0 })) => Ok(Deleted::AlreadyGone),
+                Ok(Ok(RemoveContainersReply { .. })) => Ok(Deleted::Now),
+                Ok(Err(detail)) => Err(error_of_fault(&detail)),
                 Err(error) => Err(ProviderError::Malformed { message: error.to_string() }),
             },
             Err(RequestError::NoResponders) => self.without_node(&node).await,
@@ -108,17 +109,12 @@ impl Provider for Nodes {
     }
 }
 
-fn error_of_fault(body: &[u8]) -> ProviderError {
-    match serde_json::from_slice::<FaultBody>(body) {
-        Ok(FaultBody { detail }) => {
-            let message = format!("{}: {}", detail.code.as_str(), detail.message);
-            if REFUSALS.contains(&detail.code.status()) {
-                ProviderError::Refused { message }
-            } else {
-                ProviderError::Failed { message }
-            }
-        }
-        Err(error) => ProviderError::Malformed { message: error.to_string() },
+fn error_of_fault(detail: &FaultDetail) -> ProviderError {
+    let message = format!("{}: {}", detail.code.as_str(), detail.message);
+    if REFUSALS.contains(&detail.code.status()) {
+        ProviderError::Refused { message }
+    } else {
+        ProviderError::Failed { message }
     }
 }
 

@@ -198,8 +198,7 @@ impl Reconciler {
         let body = serde_json::to_vec(&InventoryRequest { containers }).map_err(|_| None)?;
         let asked =
             self.ports.nodes.request_node(node, NodeVerb::Inventory, &context, body.into(), ANSWER_TIMEOUT);
-        let reply = asked.await.map_err(Some)?;
-        if reply.is_fault { Err(None) } else { serde_json::from_slice(&reply.body).map_err(|_| None) }
+        asked.await.map_err(Some)?.read().ok().and_then(Result::ok).ok_or(None)
     }
 }
 

@@ -4,7 +4,7 @@
 
 use crate::within;
 use bytes::Bytes;
-use contract::fault::FaultBody;
+use contract::fault::FaultDetail;
 use contract::nodes::{NodeRegistration, RegisterNodeRequest};
 use contract::{FaultCode, Repeat, Verb};
 use domain::NodeId;
@@ -199,13 +199,8 @@ impl Control {
         let body = serde_json::to_vec(request).map(Bytes::from).map_err(ReportError::Unreadable)?;
         let context = Context::own(self.clock.as_ref(), self.random.as_ref(), REPORT_TIMEOUT);
         let asked = self.requests.request(verb, &context, body, REPORT_TIMEOUT).await;
-        let reply = asked.map_err(ReportError::Unanswered)?;
-        if reply.is_fault {
-            let FaultBody { detail } =
-                serde_json::from_slice(&reply.body).map_err(ReportError::Unreadable)?;
-            return Err(ReportError::Refused { code: detail.code, message: detail.message });
-        }
-        serde_json::from_slice(&reply.body).map_err(ReportError::Unreadable)
+        let reply = asked.map_err(ReportError::Unanswered)?.read().map_err(ReportError::Unreadable)?;
+        reply.map_err(|FaultDetail { code, message, .. }| ReportError::Refused { code, message })
     }
 
     async fn pause(&self, failures: &mut u32, verb: Verb, error: &ReportError) {

@@ -18,7 +18,7 @@ const HOURS: u32 = 2;
 async fn lease_ends_at_the_node_while_the_control_plane_is_down() {
     let mut world = World::new(&[("a", 6)], 1).await;
     let (warm, cold) = (world.claimed("student-1").await, world.claimed("student-2").await);
-    // A node that was not told of a lease learns of it by its next reconciliation.
+    // A node that did not receive a lease learns of it by its next reconciliation.
     world.settle().await;
     world.rig.stop_fleet().await.unwrap();
     world.rig.clock.pass(LEASE);

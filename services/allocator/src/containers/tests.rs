@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 struct Node {
     asked: Mutex<Vec<(NodeVerb, Value)>>,
     refuses: Mutex<Option<Fault>>,
-    /// The end of the lease that it claims to have stored, if not the one that it was told.
+    /// The end of the lease that it claims to have stored, if not the one that it was sent.
     stored_end: Mutex<Option<u64>>,
 }
 
@@ -66,7 +66,7 @@ async fn leased() -> (Rig, Arc<Node>, CancellationToken) {
 }
 
 /// What the announcements of the allocator have sent so far.
-async fn told(rig: &Rig, node: &Node) -> Vec<(NodeVerb, Value)> {
+async fn received(rig: &Rig, node: &Node) -> Vec<(NodeVerb, Value)> {
     rig.allocator.announcing.close();
     rig.allocator.announcing.wait().await;
     rig.allocator.announcing.reopen();
@@ -83,15 +83,15 @@ async fn node_learns_the_lease_of_a_container_that_was_free() {
     let ends_at = NOW.after(4 * HOUR).get();
     let lease = json!({"epoch": 1, "ends_at": ends_at, "grace_seconds": 1_800});
     let body = json!({"sandbox_id": "ctr_1", "incarnation": ONE, "lease": lease});
-    assert_eq!(told(&rig, &node).await, [(NodeVerb::Lease, body)]);
+    assert_eq!(received(&rig, &node).await, [(NodeVerb::Lease, body)]);
     rig.ask(Verb::Allocate, json!({"owner": "p-1", "pool": "shells"})).await.unwrap();
-    assert_eq!(told(&rig, &node).await, [], "a repeat changes nothing");
+    assert_eq!(received(&rig, &node).await, [], "a repeat changes nothing");
 }
 
 #[tokio::test]
 async fn extension_is_answered_only_when_the_node_has_stored_it() {
     let (rig, node, stop) = leased().await;
-    told(&rig, &node).await;
+    received(&rig, &node).await;
     let extend = json!({"sandbox_id": "ctr_1", "owner": "p-1", "lab_duration_hours": 6});
     *node.stored_end.lock() = Some(7);
     let fault = rig.ask(Verb::Extend, extend.clone()).await.unwrap_err();
@@ -101,8 +101,8 @@ async fn extension_is_answered_only_when_the_node_has_stored_it() {
     let ends_at = NOW.after(6 * HOUR).get();
     assert_eq!(extended["expires_at"], ends_at);
     let leases: Vec<_> =
-        told(&rig, &node).await.into_iter().map(|(_, body)| body["lease"]["ends_at"].clone()).collect();
-    assert_eq!(leases, [ends_at, ends_at], "the repeat told it again");
+        received(&rig, &node).await.into_iter().map(|(_, body)| body["lease"]["ends_at"].clone()).collect();
+    assert_eq!(leases, [ends_at, ends_at], "the repeat sent it again");
     stop.cancel();
     tokio::task::yield_now().await;
     let fault = rig.ask(Verb::Extend, extend).await.unwrap_err();
@@ -113,10 +113,10 @@ async fn extension_is_answered_only_when_the_node_has_stored_it() {
 #[tokio::test]
 async fn command_runs_in_the_containers_of_its_owner_only() {
     let (rig, node, stop) = leased().await;
-    told(&rig, &node).await;
+    received(&rig, &node).await;
     let result = rig.ask(Verb::Execute, echo("p-1")).await.unwrap();
     assert_eq!((&result["stdout"], &result["exit_code"]), (&json!("hello\n"), &json!(0)));
-    let [(NodeVerb::Execute, asked)] = &told(&rig, &node).await[..] else { panic!("one request") };
+    let [(NodeVerb::Execute, asked)] = &received(&rig, &node).await[..] else { panic!("one request") };
     let wanted = json!({
         "sandbox_id": "ctr_1", "incarnation": ONE, "command": ["echo", "hello"], "env": {}, "timeout_seconds": 30,
     });
@@ -138,7 +138,7 @@ async fn command_runs_in_the_containers_of_its_owner_only() {
         let fault = rig.ask(Verb::Execute, body.clone()).await.unwrap_err();
         assert_eq!(fault.code, code, "{body}: {}", fault.message);
     }
-    assert_eq!(told(&rig, &node).await, [], "none of these reached the node");
+    assert_eq!(received(&rig, &node).await, [], "none of these reached the node");
     *node.refuses.lock() = Some(Fault::invalid("command", "must not be empty"));
     let fault = rig.ask(Verb::Execute, echo("p-1")).await.unwrap_err();
     assert_eq!(
