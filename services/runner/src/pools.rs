@@ -8,6 +8,7 @@ use contract::nodes::{NodePool, NodePoolsReply, NodePoolsRequest};
 use domain::{PoolName, TemplateSpec};
 use parking_lot::Mutex;
 use ports::bus::ServedPools;
+use ports::engine::Image;
 use runtime::telemetry::Chain;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -116,20 +117,21 @@ impl Node {
         let judgement = settings
             .spec()
             .map_err(|mistake| format!("its template {template} is not valid here: {mistake}"))
-            .and_then(|spec| self.why_not(&spec).map_or_else(|| Ok(Demand::of(&spec)), Err));
+            .and_then(|spec| self.image_for(&spec).map(|_| Demand::of(&spec)));
         Some((name, judgement))
     }
 
-    /// Why this node cannot create the containers of a template; none if it can.
-    pub(crate) fn why_not(&self, spec: &TemplateSpec) -> Option<String> {
+    /// The image of a template, or why this node cannot create its containers.
+    pub(crate) fn image_for(&self, spec: &TemplateSpec) -> Result<Image, String> {
         if let Some(reason) = why_not(spec, &self.engine.info()) {
-            return Some(reason);
+            return Err(reason);
         }
-        if find_image(&self.config.images, &spec.image).is_none() {
-            return Some(format!("the image `{}` is not on this node", spec.image.as_str()));
+        let image = find_image(&self.config.images, &spec.image)
+            .ok_or_else(|| format!("the image `{}` is not on this node", spec.image.as_str()))?;
+        if !Demand::of(spec).fits(self.containers.offered()) {
+            return Err("it needs more than this node offers to all sandboxes together".to_owned());
         }
-        let is_too_large = !Demand::of(spec).fits(self.containers.offered());
-        is_too_large.then(|| "it needs more than this node offers to all sandboxes together".to_owned())
+        Ok(image)
     }
 }
 

@@ -5,7 +5,7 @@ use crate::capacity::Demand;
 use crate::containers::Creating;
 use crate::control::ReportError;
 use crate::metrics::Removal;
-use crate::spec::{container_spec, find_image};
+use crate::spec::container_spec;
 use crate::state::Entry;
 use crate::{Node, within};
 use async_trait::async_trait;
@@ -194,13 +194,11 @@ impl Node {
 
     async fn create(&self, wanted: &Wanted<'_>) -> Result<(Container, Creating<'_>), Failure> {
         let Wanted { id, pool, work, attempts: _, template, lease } = wanted;
-        if let Some(reason) = self.why_not(template) {
+        let image = self.image_for(template).map_err(|reason| {
             // Another node may serve it.
             tracing::warn!(sandbox.id = id.as_str(), reason, "{id} cannot be created on this node");
-            return Err(Failure::put_off("not_here"));
-        }
-        let image =
-            find_image(&self.config.images, &template.image).ok_or_else(|| Failure::put_off("not_here"))?;
+            Failure::put_off("not_here")
+        })?;
         // An id that is no UUID would be a mistake of this process.
         let incarnation = Incarnation::parse(&self.random.fresh_id())
             .map_err(|problem| Failure::counted(format!("a fresh id {problem}")))?;
