@@ -20,9 +20,8 @@ pub(crate) async fn register(rig: &Rig, node: &str) -> u64 {
     rig.ask(Verb::RegisterNode, body).await.unwrap()["generation"].as_u64().unwrap()
 }
 
-/// A fleet with the template `shell` and a pool of it.
-pub(crate) async fn rig() -> Rig {
-    let rig = Rig::new();
+/// Writes the template `shell`.
+pub(crate) async fn write_template(rig: &Rig) {
     let template = Template {
         id: TemplateId::parse("shell").unwrap(),
         version: 1,
@@ -31,6 +30,12 @@ pub(crate) async fn rig() -> Rig {
         spec: TemplateSpec::of_image(Image::Host),
     };
     assert!(rig.store.write_template(None, &template).await.unwrap());
+}
+
+/// A fleet with the template `shell` and a pool of it.
+pub(crate) async fn rig() -> Rig {
+    let rig = Rig::new();
+    write_template(&rig).await;
     let nodes = ProviderName::parse("nodes").unwrap();
     let accounts = PoolSpec::of_accounts(PoolName::parse(POOL).unwrap(), nodes, None);
     let spec = PoolSpec { kind: PoolKind::Container, template: Some("shell".to_owned()), ..accounts.clone() };

@@ -1,11 +1,11 @@
 //! Operators' requests about pools.
 
 use crate::deletions::tests::{HOUR, NOW, Rig};
+use crate::nodes::tests::write_template;
 use contract::{FaultCode, Verb};
-use domain::template::Image;
 use domain::{
-    Actor, ClaimKey, ClaimRecord, Descriptor, IdempotencyKey, NewSandbox, OwnerId, PoolName, ProviderName,
-    SandboxId, State, Template, TemplateId, TemplateSpec,
+    ClaimKey, ClaimRecord, Descriptor, IdempotencyKey, NewSandbox, OwnerId, PoolName, ProviderName,
+    SandboxId, State,
 };
 use ports::store::{Insert, Write};
 use serde_json::{Value, json};
@@ -62,18 +62,6 @@ async fn kind_and_provider_cannot_be_changed() {
         let body = json!({"pool": "main", "settings": settings});
         assert_eq!(refused(&rig, Verb::PutPool, body).await, FaultCode::InvalidRequest, "{settings}");
     }
-}
-
-/// Writes the template `shell`.
-async fn write_template(rig: &Rig) {
-    let template = Template {
-        id: TemplateId::parse("shell").unwrap(),
-        version: 1,
-        created_at: NOW,
-        by: Actor::nats(),
-        spec: TemplateSpec::of_image(Image::Host),
-    };
-    assert!(rig.store.write_template(None, &template).await.unwrap());
 }
 
 #[tokio::test]
