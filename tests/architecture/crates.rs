@@ -30,7 +30,7 @@ const COMMON: [(&str, &[&str]); 16] = [
 /// All that the domain needs beside the language.
 const OF_DOMAIN: [&str; 3] = ["strum", "thiserror", "time"];
 /// What a port may depend on: asynchronous code, bytes, errors and random numbers, but no client.
-const OF_PORTS: [&str; 14] = [
+const OF_PORTS: [&str; 15] = [
     "async-trait",
     "backon",
     "base64",
@@ -38,6 +38,7 @@ const OF_PORTS: [&str; 14] = [
     "fastrand",
     "futures-util",
     "parking_lot",
+    "serde",
     "serde_json",
     "strum",
     "thiserror",
