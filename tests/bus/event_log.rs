@@ -47,6 +47,7 @@ pub(crate) fn life(number: usize) -> Vec<Sandbox> {
         request: None,
         granted_at: now(),
         expires_at: now().after(Duration::from_secs(3_600)),
+        options: None,
     };
     let held = free.clone().apply(&Transition::grant(&grant)).unwrap();
     let ending = held.clone().apply(&Transition::release(&owner(), None, None, now())).unwrap();

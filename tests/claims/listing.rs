@@ -103,6 +103,7 @@ async fn granted(store: &dyn Store, number: u32, candidate: Candidate) -> Sandbo
         request: None,
         granted_at: START,
         expires_at: LATER,
+        options: None,
     };
     done(store.grant(&grant).await.unwrap())
 }

@@ -72,7 +72,7 @@ impl User {
 async fn roles_may_publish_only_their_own_subjects() {
     let server = server().await;
     let subjects = Subjects::default();
-    let cases: [(&str, &[&str]); 40] = [
+    let cases: [(&str, &[&str]); 44] = [
         ("sandbox.v1.allocate", &["ingress", "service", "operator"]),
         ("sandbox.v1.replay", &["ingress", "operator"]),
         ("sandbox.v1.put-template", &["ingress", "operator"]),
@@ -86,7 +86,11 @@ async fn roles_may_publish_only_their_own_subjects() {
         ("sandbox.node.node-a.remove", &["reaper"]),
         ("sandbox.node.node-a.lease", &["allocator"]),
         ("sandbox.node.node-a.execute", &["allocator"]),
-        ("sandbox.node.node-a.inventory", &["reconciler"]),
+        ("sandbox.node.node-a.inventory", &["allocator", "reconciler"]),
+        ("sandbox.node.node-a.runtime", &["allocator"]),
+        ("sandbox.v1.claim", &["ingress", "service", "operator"]),
+        ("sandbox.v1.runtime", &["ingress", "service", "operator"]),
+        ("sandbox.v1.drain-node", &["ingress", "operator"]),
         ("sandbox.v1.execute", &["ingress", "service", "operator"]),
         ("sandbox.node.node-a.other", &[]),
         ("sandbox.v1.register-node", &["runner"]),

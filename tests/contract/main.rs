@@ -11,6 +11,7 @@ mod markdown;
 
 mod access;
 mod asyncapi;
+mod claims;
 mod configuration;
 mod listing;
 mod logging;

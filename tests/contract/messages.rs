@@ -50,7 +50,7 @@ fn with_added_fields(value: Value, is_message: bool) -> Value {
         // The same holds for these: their keys are names of labs, promises, pools, nodes and variables.
         if matches!(
             name.as_str(),
-            "labs" | "violations" | "oldest_deletions" | "missing" | "degraded" | "silent" | "env"
+            "labs" | "violations" | "oldest_deletions" | "missing" | "degraded" | "silent" | "env" | "labels"
         ) {
             return (name, value);
         }
@@ -81,6 +81,7 @@ fn claims() {
         lab_duration_minutes: Some(90),
         warm: Some("prefer".to_owned()),
         by: Some("lab-2026".to_owned()),
+        ..AllocateRequest::default()
     };
     assert_snapshot!(wire(&full), @r#"{"owner":"student-1","lab":"dns-basics","idempotency_key":"second","pool":"main","name_prefix":"lab-dns-","lab_duration_hours":2,"lab_duration_minutes":90,"warm":"prefer","by":"lab-2026"}"#);
     let least = AllocateRequest { owner: "student-1".to_owned(), ..AllocateRequest::default() };
@@ -462,12 +463,14 @@ fn reports_of_looks_at_nodes() {
         lost: vec!["node-c".to_owned()],
         retired: 1,
         leased_missing: 2,
+        failed: 1,
+        ended: 1,
         raced: 3,
         unannounced: 4,
         unreadable: 1,
     };
     let run = RunReport { tick: 24, duration_ms: 9, report: Report::Nodes(nodes) };
-    assert_snapshot!(wire(&run), @r#"{"tick":24,"duration_ms":9,"kind":"nodes","status":"completed","present":3,"silent":{"node-b":16},"lost":["node-c"],"retired":1,"leased_missing":2,"raced":3,"unannounced":4,"unreadable":1}"#);
+    assert_snapshot!(wire(&run), @r#"{"tick":24,"duration_ms":9,"kind":"nodes","status":"completed","present":3,"silent":{"node-b":16},"lost":["node-c"],"retired":1,"leased_missing":2,"failed":1,"ended":1,"raced":3,"unannounced":4,"unreadable":1}"#);
 }
 
 #[test]

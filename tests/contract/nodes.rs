@@ -35,7 +35,7 @@ fn incarnation(number: usize) -> String {
 }
 
 fn lease() -> NodeLease {
-    NodeLease { epoch: 1, ends_at: 1_763_697_600, grace_seconds: 60 }
+    NodeLease { epoch: 1, ends_at: 1_763_697_600, grace_seconds: 60, ..NodeLease::default() }
 }
 
 #[test]
@@ -82,8 +82,9 @@ fn reports() {
         epoch: 1,
         incarnation: incarnation(1),
         endpoints: BTreeMap::from([(8_000, "192.0.2.7:31000".to_owned())]),
+        network: Some("internal".to_owned()),
     };
-    assert_snapshot!(strict(&request), @r#"{"node":"node-a","generation":3,"sandbox_id":"ctr_1","epoch":1,"incarnation":"0198c0de-0000-7000-8000-000000000001","endpoints":{"8000":"192.0.2.7:31000"}}"#);
+    assert_snapshot!(strict(&request), @r#"{"node":"node-a","generation":3,"sandbox_id":"ctr_1","epoch":1,"incarnation":"0198c0de-0000-7000-8000-000000000001","endpoints":{"8000":"192.0.2.7:31000"},"network":"internal"}"#);
     let request = ProvisionFailedRequest {
         node: node(),
         generation: 3,
@@ -157,8 +158,9 @@ fn requests_to_a_node() {
 fn replies_of_a_node() {
     assert_snapshot!(wire(&RemoveContainersReply { removed: 1 }), @r#"{"removed":1}"#);
     assert_snapshot!(wire(&LeaseReply { lease: lease() }), @r#"{"lease":{"epoch":1,"ends_at":1763697600,"grace_seconds":60}}"#);
-    let missing = vec![HeldContainer { sandbox_id: sandbox(2), incarnation: incarnation(2) }];
-    assert_snapshot!(wire(&InventoryReply { generation: 3, missing }), @r#"{"generation":3,"missing":[{"sandbox_id":"ctr_2","incarnation":"0198c0de-0000-7000-8000-000000000002"}]}"#);
+    let held = |number| vec![HeldContainer { sandbox_id: sandbox(number), incarnation: incarnation(number) }];
+    let reply = InventoryReply { generation: 3, missing: held(2), exited: held(3), load: None };
+    assert_snapshot!(wire(&reply), @r#"{"generation":3,"missing":[{"sandbox_id":"ctr_2","incarnation":"0198c0de-0000-7000-8000-000000000002"}],"exited":[{"sandbox_id":"ctr_3","incarnation":"0198c0de-0000-7000-8000-000000000003"}]}"#);
     let exited = ExecutionResult {
         reason: "exited".to_owned(),
         exit_code: Some(0),

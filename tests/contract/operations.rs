@@ -234,6 +234,7 @@ fn events() {
         request: None,
         granted_at: at,
         expires_at: at,
+        options: None,
     };
     let held = free.apply(&Transition::grant(&grant)).unwrap();
     let listed = Event::of(&held, &held.history[0], None);

@@ -145,6 +145,14 @@ fn present_types_read_and_write_the_exchanges_of_the_previous_build() {
             | Verb::RemoveTemplate
             | Verb::TemplateVersions
             | Verb::Execute
+            | Verb::Claim
+            | Verb::Claims
+            | Verb::ShowClaim
+            | Verb::Runtime
+            | Verb::Nodes
+            | Verb::Node
+            | Verb::DrainNode
+            | Verb::ActivateNode
             | Verb::RegisterNode
             | Verb::NodePools
             | Verb::ProvisionWanted
@@ -165,6 +173,14 @@ fn present_types_read_and_write_the_exchanges_of_the_previous_build() {
         Verb::DrainPool,
         Verb::RemovePool,
         Verb::Execute,
+        Verb::Claim,
+        Verb::Claims,
+        Verb::ShowClaim,
+        Verb::Runtime,
+        Verb::Nodes,
+        Verb::Node,
+        Verb::DrainNode,
+        Verb::ActivateNode,
         Verb::RegisterNode,
         Verb::NodePools,
         Verb::ProvisionWanted,

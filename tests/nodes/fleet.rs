@@ -1,7 +1,7 @@
 //! A fleet of the built binary without nodes of its own, and what has to hold on it whatever has happened.
 
 use crate::node::{Inside, Node};
-use domain::{Descriptor, PoolName, Sandbox, SandboxId, StateName};
+use domain::{Descriptor, PoolName, RuntimeState, Sandbox, SandboxId, StateName};
 use dynamodb::{DynamoConfig, DynamoStore};
 use harness::http::{Answer, answer};
 use harness::process::Up;
@@ -150,7 +150,10 @@ impl Fleet {
         eventually("one record for each sandbox of the machine", RECONCILED_WITHIN, || async {
             let mut named = Vec::new();
             for state in [StateName::Available, StateName::Allocated] {
-                named.extend(self.records(state).await.iter().map(|sandbox| {
+                // One that is lost is named by a record that its holder still has.
+                let is_lost =
+                    |sandbox: &&Sandbox| RuntimeState::of(&sandbox.descriptor) == Some(RuntimeState::Failed);
+                named.extend(self.records(state).await.iter().filter(|one| !is_lost(one)).map(|sandbox| {
                     let incarnation = sandbox.descriptor.get(Descriptor::INCARNATION).unwrap_or_default();
                     (node_of(sandbox).to_owned(), sandbox.id.to_string(), incarnation.to_owned())
                 }));

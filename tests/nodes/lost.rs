@@ -2,7 +2,7 @@
 
 use crate::fleet::{AGAIN_WITHIN, Fleet, quick_template};
 use crate::node::Node;
-use domain::StateName;
+use domain::{RuntimeState, StateName};
 use harness::wait::{TIMEOUT, eventually};
 
 /// Free sandboxes of the pool.
@@ -21,13 +21,14 @@ async fn lost_node_is_replaced_and_cleans_up_when_it_is_back() {
     let other = Node::start(&fleet.up, "b").await;
     // The node is lost after half a minute of silence.
     fleet.until_free_on("b", WARM as usize).await;
-    assert_eq!(fleet.sandbox(&held).await.state.name(), StateName::Allocated, "a lease runs to its end");
+    let marked = fleet.sandbox(&held).await;
+    assert_eq!(marked.state.name(), StateName::Allocated, "a lease runs to its end");
+    assert_eq!(RuntimeState::of(&marked.descriptor), Some(RuntimeState::Failed), "and its holder knows");
     assert_eq!(lost.sandboxes(), old, "nothing could remove them");
     lost.start_again(&fleet.up).await;
     fleet.until_consistent(&[&lost, &other]).await;
     let left: Vec<_> = lost.sandboxes().into_iter().map(|stored| stored.sandbox).collect();
-    assert_eq!(left.join(" "), held, "only the leased one is kept");
-    fleet.until_sh(&held, "student-1", "true").await;
+    assert_eq!(left, [""; 0], "what is marked as lost does not come back");
     fleet.released(&held, "student-1", &inside).await;
     fleet.end(vec![lost, other]).await;
 }

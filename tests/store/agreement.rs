@@ -287,6 +287,7 @@ impl Script {
                 request: self.requests().pop(),
                 granted_at: NOW,
                 expires_at: due,
+                options: None,
             }),
             5 => {
                 let holder = if self.rng.below(4) == 0 { "owner-3" } else { holder };

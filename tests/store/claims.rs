@@ -4,7 +4,7 @@ use crate::fixtures::{
     Claimed, KEEP_UNTIL, LATER, NOW, added, assert_sound, candidates, claim, claim_key, done, grant_of, id,
     lost, owner, record, request, several_added,
 };
-use domain::{Grant, REQUESTS_KEPT_MAX, Sandbox, Transition, Version};
+use domain::{ClaimOptions, Grant, Lease, REQUESTS_KEPT_MAX, Sandbox, Transition, Version};
 use ports::store::{MoveClaim, OpenClaim, Store, Write};
 use std::sync::Arc;
 
@@ -128,7 +128,10 @@ pub(crate) async fn lease_records_the_requests_it_answered(store: Arc<dyn Store>
         (Some(&request("r-0")), Some(&request("r-3")))
     );
     let released = done(store.release(&held.id, &owner("owner-1"), None, None, LATER).await.unwrap());
-    assert_eq!(released.last_lease(), Some(&lease));
+    let labels = lease.options.as_ref().unwrap().labels.clone();
+    let options = ClaimOptions { labels, ..ClaimOptions::default() }.boxed();
+    let ended = Lease { options, ..lease.clone() };
+    assert_eq!(released.last_lease(), Some(&ended), "all but the environment stays on record");
     let closed = released.last_claim().unwrap();
     assert!(closed.is_closed && closed.answered.iter().eq(lease.requests()));
     let late = store.note_answer(&held.id, &lease, &request("late")).await.unwrap();

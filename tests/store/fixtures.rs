@@ -1,9 +1,9 @@
 //! Sandboxes, claims, and the claim loop of the design, written directly on the port.
 
 use domain::{
-    Actor, Candidate, ClaimKey, ClaimRecord, Epoch, Extension, ExternalId, Grant, IdempotencyKey, LabId,
-    NewSandbox, Order, OwnerId, PoolName, Reason, RequestKey, Sandbox, SandboxId, SandboxName, StateName,
-    UnixSeconds,
+    Actor, Candidate, ClaimKey, ClaimOptions, ClaimRecord, Epoch, Extension, ExternalId, Grant,
+    IdempotencyKey, LabId, NewSandbox, Order, OwnerId, PoolName, Reason, RequestKey, Sandbox, SandboxId,
+    SandboxName, StateName, UnixSeconds,
 };
 use ports::store::{Insert, MoveClaim, OpenClaim, SortRange, StateQuery, Store, StoreError, Write};
 use std::collections::HashSet;
@@ -98,6 +98,11 @@ pub(crate) fn grant_of(candidate: &Candidate, claim: &ClaimKey) -> Grant {
         request: None,
         granted_at: NOW,
         expires_at: LEASE_END,
+        options: ClaimOptions {
+            env: [("LANG".to_owned(), "C".to_owned())].into(),
+            labels: [("team".to_owned(), "blue".to_owned())].into(),
+        }
+        .boxed(),
     }
 }
 

@@ -6,7 +6,8 @@ use crate::fixtures::{
 };
 use domain::{
     Description, Descriptor, Epoch, Guard, HISTORY_ENTRIES_MAX, LAST_ERROR_BYTES_MAX, LeaseGuard, NamePrefix,
-    Preparation, RequestKey, Sandbox, SandboxName, StateName, Transition, UnixSeconds, Version,
+    Preparation, RequestKey, RuntimeAction, RuntimeChange, RuntimeFailure, Sandbox, SandboxName, StateName,
+    Transition, UnixSeconds, Version,
 };
 use ports::store::{Insert, SortRange, Store, Write};
 use std::collections::BTreeSet;
@@ -29,6 +30,8 @@ fn transitions(sandbox: &Sandbox) -> Vec<Transition> {
         Transition::release(&owner("owner-1"), Some(epoch), Some(&operator()), LATER),
         Transition::expire(epoch, LEASE_END, LATER),
         Transition::extend(sandbox, &extension(epoch), LATER),
+        Transition::note_runtime(sandbox, RuntimeChange::Failed(RuntimeFailure::NodeLost), None, LATER),
+        Transition::note_runtime(sandbox, RuntimeChange::Done(RuntimeAction::Stop), Some(&operator()), LATER),
         Transition::quarantine(&sandbox.candidate(), &order(), LATER),
         Transition::unquarantine(sandbox, &order(), LATER),
         Transition::order_deletion(sandbox, &order(), LATER),
@@ -127,7 +130,7 @@ pub(crate) async fn every_transition_from_every_state_matches_the_domain(store: 
         }
     }
     let names: BTreeSet<_> = taken.iter().map(|(_, name)| *name).collect();
-    assert_eq!(names.len(), 23, "every transition was carried out from some state: {taken:?}");
+    assert_eq!(names.len(), 24, "every transition was carried out from some state: {taken:?}");
 }
 
 pub(crate) async fn new_sandbox_is_available_and_a_known_one_is_unchanged(store: Arc<dyn Store>) {

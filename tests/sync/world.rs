@@ -114,7 +114,16 @@ pub(crate) async fn claim(
     let record = ClaimRecord::new(ClaimKey { owner: owner(number), key }, seen.candidate());
     store.open_claim(&record, expires_at.after(HOUR)).await.unwrap();
     let ClaimRecord { claim, candidate, .. } = record;
-    let grant = Grant { claim, candidate, lab: None, by: None, request: None, granted_at: NOW, expires_at };
+    let grant = Grant {
+        claim,
+        candidate,
+        lab: None,
+        by: None,
+        request: None,
+        granted_at: NOW,
+        expires_at,
+        options: None,
+    };
     match store.grant(&grant).await.unwrap() {
         Write::Done(sandbox) => Some(*sandbox),
         Write::Lost(_) => None,

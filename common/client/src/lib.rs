@@ -25,6 +25,7 @@ use serde::de::DeserializeOwned;
 use std::sync::Arc;
 use std::time::Duration;
 
+mod claims;
 mod control;
 mod templates;
 #[cfg(test)]
@@ -158,9 +159,8 @@ impl Claim {
             pool: pool.as_ref().map(ToString::to_string),
             name_prefix: name_prefix.as_ref().map(ToString::to_string),
             lab_duration_hours: *hours,
-            lab_duration_minutes: None,
             warm: warm.map(|warm| <&'static str>::from(warm).to_owned()),
-            by: None,
+            ..AllocateRequest::default()
         }
     }
 }
@@ -316,9 +316,14 @@ impl Client {
         Ok((reply, read))
     }
 
+    /// When a call that begins now ends.
+    fn ends_ms(&self) -> u64 {
+        self.clock.now_ms().saturating_add(millis(self.timeouts.call))
+    }
+
     /// Repeats until there is a reply, a permanent failure, or no time left.
     async fn repeat(&self, verb: Verb, request_id: &str, body: Bytes) -> Result<Reply, ClientError> {
-        let ends_ms = self.clock.now_ms().saturating_add(millis(self.timeouts.call));
+        let ends_ms = self.ends_ms();
         let leads_to_the_same = verb.leads_to_the_same();
         let attempt_max = verb.attempt_max(self.timeouts.attempt, self.timeouts.call);
         let request_key = self.random.fresh_id();

@@ -93,7 +93,17 @@ impl Action {
     pub const fn roles(self) -> &'static [Role] {
         match self {
             Self::Ask(Verb::Health | Verb::Templates | Verb::Template | Verb::TemplateVersions) => EVERY,
-            Self::Ask(Verb::Allocate | Verb::Release | Verb::Get | Verb::Extend | Verb::Execute) => HOLD,
+            Self::Ask(
+                Verb::Allocate
+                | Verb::Release
+                | Verb::Get
+                | Verb::Extend
+                | Verb::Execute
+                | Verb::Claim
+                | Verb::Claims
+                | Verb::ShowClaim
+                | Verb::Runtime,
+            ) => HOLD,
             Self::Ask(
                 Verb::Stats
                 | Verb::Deletions
@@ -102,7 +112,9 @@ impl Action {
                 | Verb::Sandboxes
                 | Verb::Sandbox
                 | Verb::Pools
-                | Verb::Pool,
+                | Verb::Pool
+                | Verb::Nodes
+                | Verb::Node,
             )
             | Self::Report
             | Self::Events
@@ -115,6 +127,8 @@ impl Action {
                 | Verb::Unquarantine
                 | Verb::ForceRelease
                 | Verb::DrainPool
+                | Verb::DrainNode
+                | Verb::ActivateNode
                 | Verb::PutTemplate
                 | Verb::RemoveTemplate
                 | Verb::Pause
@@ -143,6 +157,10 @@ impl Action {
                 | Verb::Get
                 | Verb::Extend
                 | Verb::Execute
+                | Verb::Claim
+                | Verb::Claims
+                | Verb::ShowClaim
+                | Verb::Runtime
                 | Verb::Health
                 | Verb::Deletion
                 | Verb::Quarantine
@@ -169,6 +187,10 @@ impl Action {
                 | Verb::PutTemplate
                 | Verb::RemoveTemplate
                 | Verb::TemplateVersions
+                | Verb::Nodes
+                | Verb::Node
+                | Verb::DrainNode
+                | Verb::ActivateNode
                 | Verb::RegisterNode
                 | Verb::NodePools
                 | Verb::ProvisionWanted

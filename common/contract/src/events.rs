@@ -152,11 +152,21 @@ mod event_type {
 }
 
 /// Who makes changes of that kind when the history names no actor.
-const fn maker_of(cause: Cause, owner: Option<&str>) -> &str {
+fn maker_of(cause: Cause, owner: Option<&str>) -> &str {
     match (cause, owner) {
-        (Cause::Claimed | Cause::Released | Cause::Extended, Some(owner)) => owner,
-        (Cause::Claimed | Cause::Released | Cause::Extended, None) => "owner",
+        (
+            Cause::Claimed
+            | Cause::Released
+            | Cause::Extended
+            | Cause::Started
+            | Cause::Stopped
+            | Cause::Restarted
+            | Cause::Paused
+            | Cause::Resumed,
+            owner,
+        ) => owner.unwrap_or("owner"),
         (Cause::Listed | Cause::Missing | Cause::Found, _) => "sync",
+        (Cause::Exited | Cause::Failed, _) => "nodes",
         (Cause::Expired, _) => "expiry",
         (Cause::Forgotten, _) => "stale",
         (Cause::Deleted | Cause::Parked, _) => "reaper",

@@ -6,6 +6,7 @@
 mod access;
 pub mod bounds;
 pub mod census;
+pub mod claims;
 pub mod deletions;
 mod duration;
 pub mod events;
@@ -33,6 +34,7 @@ pub mod ticks;
 
 pub use access::{Action, Target, authorize};
 pub use census::{Census, Counted, CountedBy, Violation};
+pub use claims::{ClaimView, ClaimsReply, ClaimsRequest, EndpointView, RuntimeRequest};
 pub use deletions::{
     DeletionRequest, DeletionView, DeletionWork, HistoryView, KeyRequest, ParkedDeletion, ParkedReply,
     ParkedRequest, ParkedView, QueuedView, RemoveReply, ReplayAllReply, ReplayAllRequest, ReplayOutcome,
@@ -49,7 +51,7 @@ pub use listing::{
 pub use marks::KnownMark;
 pub use named::{
     BreakerStateName, ChangeCause, CounterName, DeletionsStateName, Name, Named, PoolStatusName,
-    PreCleanOutcome, SandboxStatus, ViolationName,
+    PreCleanOutcome, RuntimeName, SandboxStatus, ViolationName,
 };
 pub use nodes::NodeVerb;
 pub use orders::{ExtendRequest, OrderReply, OrderRequest};

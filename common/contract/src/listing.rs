@@ -238,8 +238,17 @@ impl LeaseView {
     fn of(lease: &Lease, is_live: bool) -> Self {
         // The idempotency key belongs to the owner and stays out: with it, another caller could get the owner's
         // answers.
-        let Lease { claim, lab, epoch, claimed_version, granted_at, expires_at, request: _, answered: _ } =
-            lease;
+        let Lease {
+            claim,
+            lab,
+            epoch,
+            claimed_version,
+            granted_at,
+            expires_at,
+            request: _,
+            answered: _,
+            options: _,
+        } = lease;
         Self {
             owner: claim.owner.to_string(),
             lab: lab.as_ref().map(ToString::to_string),

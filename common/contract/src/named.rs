@@ -1,6 +1,6 @@
 //! Values of closed sets: on the wire each is its name.
 
-use domain::{Cause, PreparationResult, StateName};
+use domain::{Cause, PreparationResult, RuntimeState, StateName};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::borrow::Cow;
 use std::cmp::Ordering;
@@ -33,6 +33,8 @@ pub enum Named<T> {
 
 /// The state of a sandbox.
 pub type SandboxStatus = Named<StateName>;
+/// What a container does.
+pub type RuntimeName = Named<RuntimeState>;
 /// What made a state change.
 pub type ChangeCause = Named<Cause>;
 /// What clearing a sandbox came to.
@@ -50,6 +52,10 @@ pub type BreakerStateName = Named<BreakerState>;
 
 impl Name for StateName {
     const SET: &'static str = "SandboxStatus";
+}
+
+impl Name for RuntimeState {
+    const SET: &'static str = "RuntimeState";
 }
 
 impl Name for Cause {

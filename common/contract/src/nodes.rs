@@ -3,7 +3,15 @@
 //! Every report names the generation that the node got when it registered. A report of an older one is refused as
 //! [`FaultCode::InvalidState`](crate::FaultCode::InvalidState): the runner has to register again and to look at what it has.
 
+mod operators;
+
+pub use operators::{
+    DRAIN_SECONDS_MAX, NodeLoad, NodeOrder, NodeRequest, NodeStatus, NodeStatusName, NodeView, NodesReply,
+    NodesRequest,
+};
+
 use super::fault::Fault;
+use super::named::RuntimeName;
 use super::templates::TemplateSettings;
 use domain::{Lease, LeasePolicy};
 use serde::{Deserialize, Serialize};
@@ -43,8 +51,10 @@ pub enum NodeVerb {
     Lease,
     /// Run a command in a sandbox and wait for its end.
     Execute,
-    /// Say whether the node is there, and which of these containers it does not have.
+    /// Say whether the node is there, what it offers, and which of these containers it does not have.
     Inventory,
+    /// Start, stop, restart, pause or resume a container.
+    Runtime,
 }
 
 /// Registers the runner of a node that starts, or that was taken for lost: `register-node`.
@@ -148,6 +158,9 @@ pub struct ProvisionedRequest {
     #[serde(default)]
     #[schema(value_type = BTreeMap<String, String>)]
     pub endpoints: BTreeMap<u16, String>,
+    /// What it may reach once it is leased: `internal` or `open`; absent if nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<String>,
 }
 
 /// An attempt to create a sandbox failed: `provision-failed`.
@@ -253,6 +266,9 @@ pub struct NodeLease {
     pub ends_at: u64,
     /// Time after the end before the node stops the container by itself, in seconds.
     pub grace_seconds: u64,
+    /// Variables of every command, beside those of the template. A reply does not repeat them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
 }
 
 /// Asks a node to remove every container of a sandbox that has ended: `remove`.
@@ -304,6 +320,31 @@ pub struct InventoryReply {
     pub generation: u64,
     /// Containers that it does not have, or that cannot run any more.
     pub missing: Vec<HeldContainer>,
+    /// Containers whose processes have ended by themselves. They can be started again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub exited: Vec<HeldContainer>,
+    /// What it offers and what of it is in use; null if it was asked about containers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub load: Option<NodeLoad>,
+}
+
+/// Asks a node to change what a container does: `runtime`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ContainerRuntimeRequest {
+    /// The sandbox.
+    pub sandbox_id: String,
+    /// The attempt that created its container.
+    pub incarnation: String,
+    /// `start`, `stop`, `restart`, `pause` or `resume`.
+    pub action: String,
+}
+
+/// The reply of a node to `runtime`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ContainerRuntimeReply {
+    /// What the container does now.
+    pub runtime: RuntimeName,
 }
 
 /// Asks a node to run a command: `execute`.
@@ -408,6 +449,7 @@ impl NodeLease {
             epoch: lease.epoch.get(),
             ends_at: lease.expires_at.get(),
             grace_seconds: policy.grace.as_secs(),
+            env: lease.options.as_ref().map(|options| options.env.clone()).unwrap_or_default(),
         }
     }
 }

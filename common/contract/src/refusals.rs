@@ -42,17 +42,23 @@ impl Verb {
     #[must_use]
     pub const fn own_faults(self) -> &'static [F] {
         match self {
-            Self::Stats | Self::Health | Self::Sandboxes | Self::Pools | Self::Templates => &[],
-            Self::Allocate => &[
+            Self::Stats | Self::Health | Self::Sandboxes | Self::Pools | Self::Templates | Self::Nodes => &[],
+            Self::Allocate | Self::Claim => &[
                 F::MissingSandboxId,
                 F::PoolExhausted,
                 F::KeyInUse,
                 F::AllocationExpired,
                 F::Contended,
                 F::NotHere,
+                F::UpstreamUnavailable,
+                // Of the original of a replica.
+                F::NotSandboxOwner,
+                F::NotFound,
+                F::InvalidState,
             ],
             Self::Release => &[F::MissingSandboxId, F::NotSandboxOwner, F::NotFound, F::InvalidState],
-            Self::Get => &[F::MissingSandboxId, F::NotSandboxOwner, F::NotFound],
+            Self::Claims => &[F::MissingSandboxId],
+            Self::Get | Self::ShowClaim => &[F::MissingSandboxId, F::NotSandboxOwner, F::NotFound],
             Self::Extend => &[
                 F::MissingSandboxId,
                 F::NotSandboxOwner,
@@ -70,6 +76,15 @@ impl Verb {
                 F::AllocationExpired,
                 F::UpstreamUnavailable,
             ],
+            Self::Runtime => &[
+                F::MissingSandboxId,
+                F::NotSandboxOwner,
+                F::NotFound,
+                F::InvalidState,
+                F::AllocationExpired,
+                F::Contended,
+                F::UpstreamUnavailable,
+            ],
             Self::Deletions | Self::Parked | Self::ReplayAll => &[F::UpstreamUnavailable],
             Self::Deletion => &[F::NotFound, F::UpstreamUnavailable],
             Self::Replay => &[F::NotFound, F::InvalidState, F::Contended, F::UpstreamUnavailable],
@@ -77,7 +92,10 @@ impl Verb {
             Self::Quarantine | Self::Unquarantine | Self::ForceRelease => {
                 &[F::NotFound, F::InvalidState, F::Contended]
             }
-            Self::Sandbox | Self::Pool | Self::Template | Self::TemplateVersions => &[F::NotFound],
+            Self::Sandbox | Self::Pool | Self::Node | Self::Template | Self::TemplateVersions => {
+                &[F::NotFound]
+            }
+            Self::DrainNode | Self::ActivateNode => &[F::NotFound, F::Contended],
             Self::RegisterNode => &[F::Contended],
             Self::NodePools | Self::ProvisionWanted | Self::Held => &[F::InvalidState],
             Self::Provisioned | Self::ProvisionFailed => &[F::InvalidState, F::Contended],
@@ -95,7 +113,7 @@ impl Verb {
     /// a request is repeated only if no worker began with it.
     #[must_use]
     pub const fn leads_to_the_same(self) -> bool {
-        !matches!(self, Self::ReplayAll | Self::BulkDelete | Self::Execute)
+        !matches!(self, Self::ReplayAll | Self::BulkDelete | Self::Execute | Self::Runtime)
     }
 
     /// Longest time of one attempt at it: the usual one, or all that there is if a second one would do something else.
@@ -133,7 +151,7 @@ impl NodeVerb {
             // A sandbox without containers is the wanted result.
             Self::Remove | Self::Inventory => &[],
             Self::Lease => &[F::NotFound],
-            Self::Execute => &[F::NotFound, F::InvalidState],
+            Self::Execute | Self::Runtime => &[F::NotFound, F::InvalidState],
         }
     }
 
@@ -153,7 +171,7 @@ mod tests {
     fn timed_out_bulk_request_advises_to_check_before_retrying() {
         for verb in Verb::iter() {
             let fault = verb.unseen_end(F::Timeout, "repeat it");
-            let is_page = matches!(verb, Verb::ReplayAll | Verb::BulkDelete | Verb::Execute);
+            let is_page = matches!(verb, Verb::ReplayAll | Verb::BulkDelete | Verb::Execute | Verb::Runtime);
             assert_eq!(fault.message == "repeat it", !is_page, "{verb:?}");
             assert_eq!((fault.code, fault.retry_after_seconds.is_some()), (F::Timeout, !is_page), "{verb:?}");
         }

@@ -288,10 +288,16 @@ pub struct NodesReport {
     /// Nodes that were declared lost by this run.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lost: Vec<String>,
-    /// Free sandboxes that were given up, because their node is lost or does not have their container any more.
+    /// Free sandboxes that were given up, because their node is lost or drained, or does not have their container any more.
     pub retired: u64,
     /// Leased sandboxes whose node is lost or does not have their container any more; they stay until their leases end.
     pub leased_missing: u64,
+    /// Those of them whose records were marked by this run.
+    #[serde(default)]
+    pub failed: u64,
+    /// Leases that were ended because the time of a drain is over.
+    #[serde(default)]
+    pub ended: u64,
     /// Found changed meanwhile; the next run looks again.
     pub raced: u64,
     /// Deletions that could not be announced; the sweep will.

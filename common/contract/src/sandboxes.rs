@@ -36,6 +36,20 @@ pub struct AllocateRequest {
     /// or `never` take one, so that one is created.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warm: Option<String>,
+    /// The template; it stands for the only pool that names it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template: Option<String>,
+    /// A sandbox that the owner holds: pool, version of the template, environment and labels are taken from it, and what this
+    /// claim says is added. Files are not copied.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replica_of: Option<String>,
+    /// In a pool of containers: variables of every command, beside those of the template. They are no secrets. If the template
+    /// has a main command, a container is created for the claim.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
+    /// The holder's own notes, shown with the claim.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
     /// Who asks on the owner's behalf, for the history; the principal if there is one, else the owner if none is named.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,

@@ -89,6 +89,22 @@ pub enum Verb {
     TemplateVersions,
     /// Run a command in one's own container.
     Execute,
+    /// Claim a sandbox, and show the claim.
+    Claim,
+    /// List one's own claims, page by page.
+    Claims,
+    /// Show one of them.
+    ShowClaim,
+    /// Start, stop, restart, pause or resume one's own container.
+    Runtime,
+    /// List nodes, page by page.
+    Nodes,
+    /// Show one of them.
+    Node,
+    /// Let a node take no more work, and empty it.
+    DrainNode,
+    /// Put a node back into use.
+    ActivateNode,
     /// Register the runner of a node.
     RegisterNode,
     /// Tell a node which pools get their sandboxes from nodes.
@@ -160,6 +176,14 @@ impl Verb {
             | Self::DrainPool
             | Self::RemovePool
             | Self::Execute
+            | Self::Claim
+            | Self::Claims
+            | Self::ShowClaim
+            | Self::Runtime
+            | Self::Nodes
+            | Self::Node
+            | Self::DrainNode
+            | Self::ActivateNode
             | Self::RegisterNode
             | Self::NodePools
             | Self::ProvisionWanted
@@ -197,6 +221,11 @@ impl Verb {
             | Self::Template
             | Self::TemplateVersions
             | Self::NodePools
+            | Self::Claims
+            | Self::ShowClaim
+            | Self::Nodes
+            | Self::Node
+            | Self::DrainNode
             | Self::Pause
             | Self::Resume => true,
             Self::Allocate
@@ -213,6 +242,9 @@ impl Verb {
             | Self::PutTemplate
             | Self::RemoveTemplate
             | Self::Execute
+            | Self::Claim
+            | Self::Runtime
+            | Self::ActivateNode
             | Self::RegisterNode
             | Self::ProvisionWanted
             | Self::Provisioned

@@ -47,6 +47,12 @@ impl Descriptor {
     pub const NODE: &'static str = "node";
     /// Key of the attempt that created the container of a sandbox.
     pub const INCARNATION: &'static str = "incarnation";
+    /// Key of what the container of a sandbox does, unless it runs: [`RuntimeState`](crate::RuntimeState).
+    pub const RUNTIME: &'static str = "runtime";
+    /// Key of why it is lost: [`RuntimeFailure`](crate::RuntimeFailure).
+    pub const RUNTIME_REASON: &'static str = "runtime_reason";
+    /// Key of what the container of a sandbox may reach, unless that is nothing: [`Network`](crate::template::Network).
+    pub const NETWORK: &'static str = "network";
     /// What the key of a published port begins with; the port inside follows.
     pub const PORT_PREFIX: &'static str = "port_";
 
@@ -101,6 +107,20 @@ impl Descriptor {
             own.chain(others.iter()).map(|(key, value)| (key.into(), value.into())).collect();
         list.sort_unstable();
         Self(list.into_boxed_slice())
+    }
+
+    /// The entries but for these.
+    #[must_use]
+    pub fn without(&self, keys: &[&str]) -> Self {
+        let kept = self.iter().filter(|(key, _)| !keys.contains(key));
+        Self(kept.map(|(key, value)| (key.into(), value.into())).collect())
+    }
+
+    /// With entries of this build, which are valid.
+    pub(crate) fn with_known<'a>(&self, entries: impl Iterator<Item = (&'a str, &'a str)>) -> Self {
+        let mut others: Vec<_> = entries.map(|(key, value)| (key.into(), value.into())).collect();
+        others.sort_unstable();
+        self.with_entries(&Self(others.into_boxed_slice()))
     }
 
     /// The value of an entry.

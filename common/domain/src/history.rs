@@ -72,6 +72,20 @@ pub enum Cause {
     Retired,
     /// The claim that chose its id gave it up before it was created.
     Abandoned,
+    /// Its holder started its container.
+    Started,
+    /// Its holder stopped its container.
+    Stopped,
+    /// Its holder restarted its container.
+    Restarted,
+    /// Its holder paused its container.
+    Paused,
+    /// Its holder resumed its container.
+    Resumed,
+    /// Its container has ended by itself.
+    Exited,
+    /// Its container, or the node of it, is lost.
+    Failed,
 }
 
 /// Who ordered an operator action, and why.

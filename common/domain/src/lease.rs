@@ -2,6 +2,7 @@
 
 use super::history::Cause;
 use super::ids::{Actor, Epoch, IdempotencyKey, LabId, OwnerId, PoolName, RequestKey, SandboxId, Version};
+use super::options::ClaimOptions;
 use super::provision::Creation;
 use super::time::UnixSeconds;
 use super::transition::Entry;
@@ -35,6 +36,8 @@ pub struct Lease {
     pub request: Option<RequestKey>,
     /// Further requests that this lease may have answered, oldest first, at most [`REQUESTS_KEPT_MAX`].
     pub answered: Vec<RequestKey>,
+    /// What the claim says about its sandbox; none if nothing. Without the environment once the lease has ended.
+    pub options: Option<Box<ClaimOptions>>,
 }
 
 impl Lease {
@@ -126,6 +129,8 @@ pub struct Grant {
     pub granted_at: UnixSeconds,
     /// End of the lease.
     pub expires_at: UnixSeconds,
+    /// What the claim says about its sandbox; none if nothing.
+    pub options: Option<Box<ClaimOptions>>,
 }
 
 // === impl Candidate ===
@@ -156,9 +161,9 @@ impl Grant {
     /// The lease that it makes, with that epoch.
     #[must_use]
     pub fn lease(&self, epoch: Epoch) -> Lease {
-        let Self { claim, candidate, lab, by: _, request, granted_at, expires_at } = self.clone();
+        let Self { claim, candidate, lab, by: _, request, granted_at, expires_at, options } = self.clone();
         let (claimed_version, answered) = (candidate.version, Vec::new());
-        Lease { claim, lab, epoch, claimed_version, granted_at, expires_at, request, answered }
+        Lease { claim, lab, epoch, claimed_version, granted_at, expires_at, request, answered, options }
     }
 
     /// The history entry that it makes.

@@ -10,10 +10,12 @@ pub mod history;
 pub mod ids;
 pub mod lease;
 pub mod node;
+pub mod options;
 pub mod policy;
 pub mod pool;
 pub mod preparation;
 pub mod provision;
+pub mod runtime;
 pub mod sandbox;
 pub mod switch;
 pub mod template;
@@ -31,11 +33,13 @@ pub use ids::{
 pub use lease::{
     CLOSED_CLAIM_KEPT, Candidate, ClaimKey, ClaimRecord, Extension, Grant, Lease, REQUESTS_KEPT_MAX,
 };
-pub use node::Node;
+pub use node::{Drain, Node};
+pub use options::ClaimOptions;
 pub use policy::LeasePolicy;
 pub use pool::{InvalidPool, LeaseOverrides, POOLS_MAX, PoolKind, PoolSpec, PoolState, Pools, WarmSizes};
 pub use preparation::{Preparation, PreparationResult, Skip};
 pub use provision::{Creation, Provision};
+pub use runtime::{RuntimeAction, RuntimeChange, RuntimeFailure, RuntimeState};
 pub use sandbox::{InvalidTransition, NewSandbox, STILL_LISTED, Sandbox, State, StateName};
 pub use switch::DeletionSwitch;
 pub use template::{InvalidTemplate, Template, TemplateHead, TemplateSpec};

@@ -25,4 +25,15 @@ pub struct Node {
     pub registered_at: UnixSeconds,
     /// When it was declared lost, which also raised the generation; none since it was registered again.
     pub lost_at: Option<UnixSeconds>,
+    /// Since when it is drained, and until when; none while it is in use. A registration keeps it.
+    pub drain: Option<Drain>,
+}
+
+/// An operator's order to empty a node: it gets no work, its free sandboxes are given up, and its leases run to their ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Drain {
+    /// When it was ordered.
+    pub since: UnixSeconds,
+    /// When the leases that are left are ended; never if none.
+    pub deadline: Option<UnixSeconds>,
 }

@@ -11,10 +11,12 @@ use super::ids::{
     TemplateVersion, Version,
 };
 use super::lease::{Candidate, ClaimRecord, Grant, Lease};
+use super::options::ClaimOptions;
 use super::pool::PoolKind;
 use super::provision::Provision;
 use super::time::UnixSeconds;
 use super::transition::{Change, Description, Entry, ProvisionStep, Transition};
+use std::collections::BTreeMap;
 use std::fmt;
 
 /// The error text of a deletion whose account the provider still lists.
@@ -370,7 +372,7 @@ impl Sandbox {
             Change::Describe(Description { name, descriptor }) => {
                 (self.name, self.descriptor) = (name.clone(), descriptor.clone());
             }
-            Change::Provision(ProvisionStep::Finish { descriptor, .. }) => {
+            Change::NoteRuntime(descriptor) | Change::Provision(ProvisionStep::Finish { descriptor, .. }) => {
                 self.descriptor = descriptor.clone();
             }
             _ => {}
@@ -413,13 +415,14 @@ impl Sandbox {
             (Change::Extend { expires_at }, State::Allocated(lease)) => {
                 State::Allocated(Lease { expires_at: *expires_at, ..lease.clone() })
             }
+            (Change::NoteRuntime(_), State::Allocated(lease)) => State::Allocated(lease.clone()),
             (Change::Free { .. }, _) => State::Available,
             (Change::GoStale { since, .. }, _) => State::Stale { since: *since },
             (Change::Quarantine { since, reason, .. }, _) => {
-                State::Quarantined { since: *since, reason: reason.clone(), lease: self.lease().cloned() }
+                State::Quarantined { since: *since, reason: reason.clone(), lease: self.ended_lease() }
             }
             (Change::RequestDeletion { cause, requested_at }, _) => State::PendingDeletion(Deletion {
-                lease: self.last_lease().cloned(),
+                lease: self.ended_lease(),
                 cause: *cause,
                 requested_at: *requested_at,
                 attempts: 0,
@@ -434,6 +437,14 @@ impl Sandbox {
             (Change::Provision(step), state) => return provision_after(step, state),
             (change, state) => return deletion_after(change, state),
         })
+    }
+
+    /// The live or last lease as it stays on record: its environment is nobody's business any more.
+    fn ended_lease(&self) -> Option<Lease> {
+        let mut lease = self.last_lease()?.clone();
+        lease.options =
+            lease.options.and_then(|options| ClaimOptions { env: BTreeMap::new(), ..*options }.boxed());
+        Some(lease)
     }
 
     fn enter(mut self, state: State, entry: &Entry) -> Self {

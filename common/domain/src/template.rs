@@ -1,6 +1,7 @@
 //! Templates: how sandboxes of created kinds are made. A version never changes; a change is a new version.
 
 use super::ids::{Actor, TemplateId};
+use super::options::check_variables;
 use super::pool::PoolKind;
 use super::time::UnixSeconds;
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,10 +32,6 @@ pub const PORTS_MAX: usize = 16;
 pub const COMMAND_PARTS_MAX: usize = 64;
 /// Longest command, in bytes over all parts.
 pub const COMMAND_BYTES_MAX: usize = 8_192;
-/// Most variables of an environment.
-pub const ENV_MAX: usize = 64;
-/// Longest environment, in bytes over all names and values.
-pub const ENV_BYTES_MAX: usize = 16_384;
 /// Longest image or path, in bytes.
 pub const PATH_BYTES_MAX: usize = 255;
 /// The image that stands for the programs of the node.
@@ -230,11 +227,6 @@ fn is_plain_path(path: &str) -> bool {
         && path.split('/').all(|part| !matches!(part, "" | "." | ".."))
 }
 
-fn is_variable(name: &str) -> bool {
-    name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
-        && name.bytes().next().is_some_and(|byte| !byte.is_ascii_digit())
-}
-
 // === impl Image ===
 
 impl Image {
@@ -333,23 +325,7 @@ impl TemplateSpec {
     }
 
     fn check_env(&self) -> Result<(), InvalidTemplate> {
-        let bytes: usize = self.env.iter().map(|(name, value)| name.len() + value.len()).sum();
-        if self.env.len() > ENV_MAX || bytes > ENV_BYTES_MAX {
-            return invalid(
-                "env",
-                format!("must have at most {ENV_MAX} variables and {ENV_BYTES_MAX} bytes"),
-            );
-        }
-        if !self.env.keys().all(|name| is_variable(name)) {
-            return invalid(
-                "env",
-                "must have names of ASCII letters, digits and '_' that begin with no digit",
-            );
-        }
-        if self.env.values().any(|value| value.contains('\0')) {
-            return invalid("env", "must have values without NUL");
-        }
-        Ok(())
+        check_variables(&self.env).or_else(|problem| invalid("env", problem))
     }
 
     fn check_network(&self) -> Result<(), InvalidTemplate> {

@@ -9,6 +9,7 @@ use super::history::{Cause, HISTORY_ENTRIES_MAX, HistoryEntry, Order};
 use super::ids::{Actor, Epoch, OwnerId, PoolName, Reason, RequestKey, SandboxName, Version};
 use super::lease::{Candidate, Extension, Grant, Lease};
 use super::preparation::Preparation;
+use super::runtime::RuntimeChange;
 use super::sandbox::{Sandbox, StateName};
 use super::time::UnixSeconds;
 
@@ -77,6 +78,8 @@ pub enum Change {
         /// The new end.
         expires_at: UnixSeconds,
     },
+    /// Sets the descriptor, which says what the container of the live lease does.
+    NoteRuntime(Descriptor),
     /// → available.
     Free {
         /// The pool that it is in.
@@ -265,6 +268,16 @@ impl Transition {
         let entry = Entry { by: by.clone(), ..Entry::new(Cause::Extended, now) };
         let change = Change::Extend { expires_at: *expires_at };
         Self::new("extend", guard, change, Some(entry)).after(seen)
+    }
+
+    /// allocated → allocated, with a container that does something else, if it is still at the version of `seen`. `by` is the
+    /// actor on the owner's behalf.
+    #[must_use]
+    pub fn note_runtime(seen: &Sandbox, change: RuntimeChange, by: Option<&Actor>, now: UnixSeconds) -> Self {
+        let guard = Guard::seen(seen, &[StateName::Allocated]);
+        let entry = Entry { by: by.cloned(), ..Entry::new(change.cause(), now) };
+        let change = Change::NoteRuntime(change.describe(&seen.descriptor));
+        Self::new("note_runtime", guard, change, Some(entry)).after(seen)
     }
 
     /// available | allocated → quarantined, if it is still at the version of `seen`.
@@ -528,7 +541,7 @@ impl Change {
     #[must_use]
     pub const fn leads_to(&self) -> Option<StateName> {
         match self {
-            Self::Allocate(_) | Self::Extend { .. } => Some(StateName::Allocated),
+            Self::Allocate(_) | Self::Extend { .. } | Self::NoteRuntime(_) => Some(StateName::Allocated),
             Self::Free { .. } => Some(StateName::Available),
             Self::GoStale { .. } => Some(StateName::Stale),
             Self::Quarantine { .. } => Some(StateName::Quarantined),

@@ -50,6 +50,7 @@ fn parse_and_check(body: &[u8]) -> Fallible<Claim> {
         lab_duration_minutes: _,
         warm: _,
         by: _,
+        ..
     } = serde_json::from_slice(body)?;
     let owner = OwnerId::parse(&owner)?;
     let key = match &idempotency_key {
@@ -92,6 +93,7 @@ fn grant_of(sandbox: &Sandbox) -> Fallible<Grant> {
         request: None,
         granted_at: NOW,
         expires_at,
+        options: None,
     })
 }
 

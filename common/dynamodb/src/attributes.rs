@@ -3,7 +3,7 @@
 use aws_sdk_dynamodb::types::AttributeValue;
 use domain::{Descriptor, InvalidId, RequestKey, UnixSeconds};
 use ports::store::StoreError;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 /// Partition key of the table.
 pub(super) const PK: &str = "PK";
@@ -57,6 +57,8 @@ pub(super) const EXPIRES_AT: &str = "expires_at";
 /// The request that created the lease; absent if its caller sent no id, and on items of former builds.
 pub(super) const LEASE_REQUEST: &str = "lease_request";
 /// Further requests that the lease was the answer to: a list of texts, absent while there are none.
+pub(super) const LEASE_ENV: &str = "lease_env";
+pub(super) const LEASE_LABELS: &str = "lease_labels";
 pub(super) const LEASE_ANSWERED: &str = "lease_answered";
 pub(super) const DELETION_CAUSE: &str = "deletion_cause";
 pub(super) const REQUESTED_AT: &str = "requested_at";
@@ -231,6 +233,15 @@ impl<'a> Fields<'a> {
             _ => Err(self.corrupt(attribute, "holds an entry that is not a string")),
         });
         words.collect()
+    }
+
+    /// A map of texts; absent means an empty one.
+    pub(super) fn text_map(self, attribute: &'static str) -> Result<BTreeMap<String, String>, StoreError> {
+        let texts = self.optional_map(attribute)?.into_iter().flatten().map(|(name, value)| match value {
+            AttributeValue::S(value) => Ok((name.clone(), value.clone())),
+            _ => Err(self.corrupt(attribute, "holds an entry that is not a string")),
+        });
+        texts.collect()
     }
 
     /// A list of small numbers; absent means none.

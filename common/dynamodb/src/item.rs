@@ -7,16 +7,16 @@
 use super::attributes::{
     AT, BY, CAUSE, CLAIM_KEY, CLAIMED_VERSION, DELETED_AT, DELETION_ATTEMPTS, DELETION_CAUSE, DELETION_SHARD,
     DESCRIPTOR, EPOCH, EXPIRES_AT, EXTERNAL_ID, Fields, GRANTED_AT, GROUP, GROUP_SORT, HELD_LAB, HISTORY,
-    Item, LAB, LAST_ERROR, LEASE_ANSWERED, LEASE_EPOCH, LEASE_REQUEST, NAME, OWNER, PARKED_SHARD, PK, POOL,
-    PRE_CLEAN, PROVIDER, PROVIDER_ACCOUNT, PROVISION_ATTEMPTS, PROVISION_ERROR, QUARANTINE_REASON, REASON,
-    RELISTS, REQUESTED_AT, SFDC_ACCOUNT_ID, SINCE, SK, STATE, STATE_SHARD, STATE_SORT, TTL, VERSION,
-    key_text, number, requests, seconds, text,
+    Item, LAB, LAST_ERROR, LEASE_ANSWERED, LEASE_ENV, LEASE_EPOCH, LEASE_LABELS, LEASE_REQUEST, NAME, OWNER,
+    PARKED_SHARD, PK, POOL, PRE_CLEAN, PROVIDER, PROVIDER_ACCOUNT, PROVISION_ATTEMPTS, PROVISION_ERROR,
+    QUARANTINE_REASON, REASON, RELISTS, REQUESTED_AT, SFDC_ACCOUNT_ID, SINCE, SK, STATE, STATE_SHARD,
+    STATE_SORT, TTL, VERSION, key_text, number, requests, seconds, text,
 };
 use aws_sdk_dynamodb::types::AttributeValue;
 use domain::{
-    Actor, Cause, ClaimKey, Deletion, DeletionCause, Descriptor, Entry, Epoch, ExternalId, Grant,
-    HISTORY_ENTRIES_MAX, HistoryEntry, IdempotencyKey, InvalidDescriptor, LabId, Lease, OwnerId, PoolName,
-    ProviderName, Provision, Reason, RequestKey, Sandbox, SandboxId, SandboxName, State, StateName,
+    Actor, Cause, ClaimKey, ClaimOptions, Deletion, DeletionCause, Descriptor, Entry, Epoch, ExternalId,
+    Grant, HISTORY_ENTRIES_MAX, HistoryEntry, IdempotencyKey, InvalidDescriptor, LabId, Lease, OwnerId,
+    PoolName, ProviderName, Provision, Reason, RequestKey, Sandbox, SandboxId, SandboxName, State, StateName,
     Tombstone, Version,
 };
 use ports::store::StoreError;
@@ -190,6 +190,7 @@ fn encode_lease(item: &mut Item, lease: &Lease) {
         expires_at,
         request,
         answered,
+        options,
     } = lease;
     let mut put = |attribute: &str, value| item.insert(attribute.to_owned(), value);
     put(OWNER, text(owner.as_str()));
@@ -207,6 +208,21 @@ fn encode_lease(item: &mut Item, lease: &Lease) {
     if !answered.is_empty() {
         put(LEASE_ANSWERED, requests(answered));
     }
+    for (attribute, value) in options.iter().flat_map(|options| option_attributes(options)) {
+        put(attribute, value);
+    }
+}
+
+/// What a claim says about its sandbox, as it is stored.
+pub(super) fn option_attributes(
+    options: &ClaimOptions,
+) -> impl Iterator<Item = (&'static str, AttributeValue)> {
+    let ClaimOptions { env, labels } = options;
+    let stored = |(name, value): (&String, &String)| (name.clone(), text(value));
+    [(LEASE_ENV, env), (LEASE_LABELS, labels)]
+        .into_iter()
+        .filter(|(_, entries)| !entries.is_empty())
+        .map(move |(attribute, entries)| (attribute, AttributeValue::M(entries.iter().map(stored).collect())))
 }
 
 /// The sandbox of an item.
@@ -335,6 +351,8 @@ fn decode_lease(fields: Fields<'_>) -> Result<Lease, StoreError> {
         expires_at: fields.seconds(EXPIRES_AT)?,
         request: fields.optional_id(LEASE_REQUEST, RequestKey::parse)?,
         answered: fields.requests(LEASE_ANSWERED)?,
+        options: ClaimOptions { env: fields.text_map(LEASE_ENV)?, labels: fields.text_map(LEASE_LABELS)? }
+            .boxed(),
     })
 }
 

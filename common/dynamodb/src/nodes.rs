@@ -9,7 +9,7 @@ use super::{DynamoStore, table, unavailable};
 use async_trait::async_trait;
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use domain::template::Isolation;
-use domain::{Node, NodeId};
+use domain::{Drain, Node, NodeId};
 use ports::store::{EntryPage, NodeItems, StoreError};
 
 /// Beginning of the partition key of a node's item. Alone it is the index key of all nodes, which no pool's can equal.
@@ -21,6 +21,8 @@ const ISOLATION: &str = "isolation";
 const BROKER: &str = "broker";
 const REGISTERED_AT: &str = "registered_at";
 const LOST_AT: &str = "lost_at";
+const DRAINED_AT: &str = "drained_at";
+const DRAINED_BY: &str = "drained_by";
 
 #[async_trait]
 impl NodeItems for DynamoStore {
@@ -29,12 +31,18 @@ impl NodeItems for DynamoStore {
         found.as_ref().map(decode).transpose()
     }
 
-    async fn write_node(&self, seen: Option<u64>, next: &Node) -> Result<bool, StoreError> {
-        let Node { id, generation, engine, isolation, version, registered_at, lost_at } = next;
-        let change = match seen {
-            Some(generation) => Update::default().only_if(VERSION, number(generation)),
-            None => Update::default().only_if_absent(VERSION),
-        };
+    async fn write_node(&self, seen: Option<&Node>, next: &Node) -> Result<bool, StoreError> {
+        let Node { id, generation, engine, isolation, version, registered_at, lost_at, drain } = next;
+        let seen_drain = seen.and_then(|seen| seen.drain);
+        let seen = [
+            (VERSION, seen.map(|seen| number(seen.generation))),
+            (DRAINED_AT, seen_drain.map(|drain| seconds(drain.since))),
+            (DRAINED_BY, seen_drain.and_then(|drain| drain.deadline).map(seconds)),
+        ];
+        let change = seen.into_iter().fold(Update::default(), |update, (attribute, value)| match value {
+            Some(value) => update.only_if(attribute, value),
+            None => update.only_if_absent(attribute),
+        });
         let isolation: &str = isolation.into();
         let change = change
             .set(VERSION, number(*generation))
@@ -44,10 +52,15 @@ impl NodeItems for DynamoStore {
             .set(REGISTERED_AT, seconds(*registered_at))
             .set(STATE_SHARD, text(NODE_PREFIX))
             .set(STATE_SORT, text(id.as_str()));
-        let change = match lost_at {
-            Some(at) => change.set(LOST_AT, seconds(*at)),
-            None => change.remove(LOST_AT),
-        };
+        let optional = [
+            (LOST_AT, *lost_at),
+            (DRAINED_AT, drain.map(|drain| drain.since)),
+            (DRAINED_BY, drain.and_then(|drain| drain.deadline)),
+        ];
+        let change = optional.into_iter().fold(change, |update, (attribute, at)| match at {
+            Some(at) => update.set(attribute, seconds(at)),
+            None => update.remove(attribute),
+        });
         let request = self.client.update_item().table_name(&self.table).set_key(Some(key(id)));
         let Err(error) = change.apply(request).send().await else { return Ok(true) };
         match error.as_service_error() {
@@ -82,6 +95,11 @@ fn id_of(fields: Fields<'_>) -> Result<NodeId, StoreError> {
 fn decode(item: &Item) -> Result<Node, StoreError> {
     let key = key_text(item);
     let fields = Fields::new(item, &key);
+    let optional = |attribute| fields.has(attribute).then(|| fields.seconds(attribute)).transpose();
+    let drain = match optional(DRAINED_AT)? {
+        Some(since) => Some(Drain { since, deadline: optional(DRAINED_BY)? }),
+        None => None,
+    };
     let unknown = |_| fields.corrupt(ISOLATION, "is unknown to this build");
     Ok(Node {
         id: id_of(fields)?,
@@ -90,6 +108,7 @@ fn decode(item: &Item) -> Result<Node, StoreError> {
         isolation: fields.text(ISOLATION)?.parse::<Isolation>().map_err(unknown)?,
         version: fields.text(BROKER)?.to_owned(),
         registered_at: fields.seconds(REGISTERED_AT)?,
-        lost_at: fields.has(LOST_AT).then(|| fields.seconds(LOST_AT)).transpose()?,
+        lost_at: optional(LOST_AT)?,
+        drain,
     })
 }

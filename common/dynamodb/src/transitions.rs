@@ -7,9 +7,9 @@
 use super::attributes::{
     CLAIM_KEY, CLAIMED_VERSION, DELETED_AT, DELETION_ATTEMPTS, DELETION_CAUSE, DELETION_SHARD, DESCRIPTOR,
     EPOCH, EXPIRES_AT, GRANTED_AT, GROUP, GROUP_SORT, HELD_LAB, HISTORY, Item, LAB, LAST_ERROR,
-    LEASE_ANSWERED, LEASE_EPOCH, LEASE_REQUEST, NAME, OWNER, PARKED_SHARD, PRE_CLEAN, PROVISION_ATTEMPTS,
-    PROVISION_ERROR, QUARANTINE_REASON, RELISTS, REQUESTED_AT, SFDC_ACCOUNT_ID, SINCE, STATE, STATE_SHARD,
-    STATE_SORT, TTL, VERSION, number, requests, seconds, text,
+    LEASE_ANSWERED, LEASE_ENV, LEASE_EPOCH, LEASE_REQUEST, NAME, OWNER, PARKED_SHARD, PRE_CLEAN,
+    PROVISION_ATTEMPTS, PROVISION_ERROR, QUARANTINE_REASON, RELISTS, REQUESTED_AT, SFDC_ACCOUNT_ID, SINCE,
+    STATE, STATE_SHARD, STATE_SORT, TTL, VERSION, number, requests, seconds, text,
 };
 use super::expression::Update;
 use super::item::descriptor_attributes;
@@ -108,17 +108,18 @@ pub(super) fn translate(id: &SandboxId, transition: &Transition, shards: u16) ->
         Change::Extend { expires_at } => {
             update.set(STATE_SORT, text(due_sort(*expires_at))).set(EXPIRES_AT, seconds(*expires_at))
         }
+        Change::NoteRuntime(descriptor) => set_descriptor(update, descriptor),
         // Copies the current name, because a description may have been refreshed since at the same version.
         Change::Free { pool: _ } => leave(update.copy(STATE_SORT, NAME), guard),
         Change::GoStale { pool: _, since } => {
             update.set(STATE_SORT, text(due_sort(*since))).set(SINCE, seconds(*since))
         }
-        Change::Quarantine { pool: _, since, reason } => leave_lab(update)
+        Change::Quarantine { pool: _, since, reason } => end_lease(update)
             .set(STATE_SORT, text(due_sort(*since)))
             .set(SINCE, seconds(*since))
             .set(QUARANTINE_REASON, text(reason.as_str())),
         // The lease stays on the item: it records the last owner.
-        Change::RequestDeletion { cause, requested_at } => leave_lab(leave(update, guard))
+        Change::RequestDeletion { cause, requested_at } => end_lease(leave(update, guard))
             .copy(STATE_SHARD, DELETION_SHARD)
             .set(STATE_SORT, text(due_sort(*requested_at)))
             .set(DELETION_CAUSE, text(item::deletion_cause(*cause)))
@@ -210,7 +211,7 @@ fn condition(mut update: Update, guard: &Guard) -> Update {
 }
 
 fn allocate(update: Update, grant: &Grant) -> Update {
-    let Grant { claim, candidate, lab, by: _, request, granted_at, expires_at } = grant;
+    let Grant { claim, candidate, lab, by: _, request, granted_at, expires_at, options } = grant;
     let mut update = update
         .set(STATE_SORT, text(due_sort(*expires_at)))
         .set(OWNER, text(claim.owner.as_str()))
@@ -223,6 +224,9 @@ fn allocate(update: Update, grant: &Grant) -> Update {
     if let Some(request) = request {
         update = update.set(LEASE_REQUEST, text(request.as_str()));
     }
+    for (attribute, value) in options.iter().flat_map(|options| item::option_attributes(options)) {
+        update = update.set(attribute, value);
+    }
     match lab {
         Some(lab) => update
             .set(LAB, text(lab.as_str()))
@@ -233,9 +237,9 @@ fn allocate(update: Update, grant: &Grant) -> Update {
     }
 }
 
-/// Nothing holds the sandbox for a lab any more.
-fn leave_lab(update: Update) -> Update {
-    leave_group(update.remove(HELD_LAB))
+/// Nothing holds the sandbox any more.
+fn end_lease(update: Update) -> Update {
+    leave_group(update.remove(HELD_LAB).remove(LEASE_ENV))
 }
 
 /// A build before `GroupIndex` may have left the group of an earlier lease.

@@ -3,6 +3,7 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use contract::claims::{ClaimsRequest, RuntimeRequest};
 use contract::nodes::ExecutionRequest;
 use contract::templates::{
     PutTemplateRequest, RemoveTemplateRequest, TemplateRequest, TemplateVersionsRequest, TemplatesRequest,
@@ -14,7 +15,7 @@ use contract::{
 use domain::{SandboxId, TemplateId};
 use ports::bus::{BusError, Context, Reply, RequestError, Requests};
 use reqwest::{Client, Method, RequestBuilder, StatusCode};
-use runtime::requests::parse_sandbox;
+use runtime::requests::{parse_runtime_action, parse_sandbox};
 use runtime::settings::Secret;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -83,7 +84,7 @@ impl HttpRequests {
     /// The HTTP request that is equivalent to `body` over NATS.
     fn request_of(&self, verb: Verb, body: &[u8]) -> Result<RequestBuilder, Fault> {
         Ok(match verb {
-            Verb::Allocate => self.allocate(&decode(body)?),
+            Verb::Allocate => self.allocate(&decode(body)?)?,
             Verb::Release => {
                 let (id, owner) = target(body)?;
                 let path = format!("/v1/sandboxes/{id}/mark-for-deletion");
@@ -99,6 +100,60 @@ impl HttpRequests {
             Verb::Health => self.call(Method::GET, "/readyz"),
             Verb::Extend => self.extend(&decode(body)?)?,
             Verb::Execute => self.execute(decode(body)?)?,
+            Verb::Claim => self.claim(decode(body)?)?,
+            Verb::Claims => {
+                let ClaimsRequest { owner, cursor, limit } = decode(body)?;
+                self.page("/v1/claims", cursor.as_deref(), limit).header(OWNER_HEADER, owner)
+            }
+            Verb::ShowClaim => {
+                let (id, owner) = target(body)?;
+                self.call(Method::GET, &format!("/v1/claims/{id}")).header(OWNER_HEADER, owner)
+            }
+            Verb::Runtime => {
+                let RuntimeRequest { sandbox_id, owner, action, lease_epoch, by: _ } = decode(body)?;
+                let (id, action) = (parse_sandbox(&sandbox_id)?, parse_runtime_action(&action)?);
+                let path = format!("/v1/sandboxes/{id}/{}", action.as_str());
+                with_epoch(self.call(Method::POST, &path).header(OWNER_HEADER, owner), lease_epoch)
+            }
+            Verb::Templates
+            | Verb::Template
+            | Verb::PutTemplate
+            | Verb::RemoveTemplate
+            | Verb::TemplateVersions => self.about_templates(verb, body)?,
+            Verb::Deletions
+            | Verb::Parked
+            | Verb::Deletion
+            | Verb::Replay
+            | Verb::ReplayAll
+            | Verb::Remove
+            | Verb::Quarantine
+            | Verb::Unquarantine
+            | Verb::ForceRelease
+            | Verb::Sandboxes
+            | Verb::Sandbox
+            | Verb::BulkDelete
+            | Verb::Pools
+            | Verb::Pool
+            | Verb::PutPool
+            | Verb::DrainPool
+            | Verb::RemovePool
+            | Verb::Nodes
+            | Verb::Node
+            | Verb::DrainNode
+            | Verb::ActivateNode
+            | Verb::RegisterNode
+            | Verb::NodePools
+            | Verb::ProvisionWanted
+            | Verb::Provisioned
+            | Verb::ProvisionFailed
+            | Verb::Held
+            | Verb::Pause
+            | Verb::Resume => return Err(not_here()),
+        })
+    }
+
+    fn about_templates(&self, verb: Verb, body: &[u8]) -> Result<RequestBuilder, Fault> {
+        Ok(match verb {
             Verb::Templates => {
                 let TemplatesRequest { cursor, limit } = decode(body)?;
                 self.page("/v1/templates", cursor.as_deref(), limit)
@@ -121,37 +176,53 @@ impl HttpRequests {
                 let path = format!("{}/versions", template_path(&template)?);
                 self.page(&path, cursor.as_deref(), limit)
             }
-            Verb::Deletions
-            | Verb::Parked
-            | Verb::Deletion
-            | Verb::Replay
-            | Verb::ReplayAll
-            | Verb::Remove
-            | Verb::Quarantine
-            | Verb::Unquarantine
-            | Verb::ForceRelease
-            | Verb::Sandboxes
-            | Verb::Sandbox
-            | Verb::BulkDelete
-            | Verb::Pools
-            | Verb::Pool
-            | Verb::PutPool
-            | Verb::DrainPool
-            | Verb::RemovePool
-            | Verb::RegisterNode
-            | Verb::NodePools
-            | Verb::ProvisionWanted
-            | Verb::Provisioned
-            | Verb::ProvisionFailed
-            | Verb::Held
-            | Verb::Pause
-            | Verb::Resume => {
-                return Err(Fault::invalid("the verb", "is not available over this transport"));
-            }
+            _ => return Err(not_here()),
         })
     }
 
-    fn allocate(&self, request: &AllocateRequest) -> RequestBuilder {
+    /// A claim by the native route, which takes all that a claim can say except for a prefix.
+    fn claim(&self, request: AllocateRequest) -> Result<RequestBuilder, Fault> {
+        let duration = LabDuration::of_fields(request.lab_duration_hours, request.lab_duration_minutes)
+            .map(LabDuration::length);
+        // Over HTTP the token identifies the actor.
+        let AllocateRequest {
+            owner,
+            lab,
+            idempotency_key,
+            pool,
+            name_prefix,
+            lab_duration_hours: _,
+            lab_duration_minutes: _,
+            warm,
+            template,
+            replica_of,
+            env,
+            labels,
+            by: _,
+        } = request;
+        if name_prefix.is_some() {
+            return Err(Fault::invalid("name_prefix", "is not available for this request over HTTP"));
+        }
+        let lease_minutes = duration.map(|length| length.as_secs() / 60);
+        let (path, body) = match replica_of {
+            Some(original) => {
+                let body = json!({
+                    "key": idempotency_key, "lease_minutes": lease_minutes, "env": env, "labels": labels,
+                });
+                (format!("/v1/sandboxes/{}/replicate", parse_sandbox(&original)?), body)
+            }
+            None => {
+                let body = json!({
+                    "key": idempotency_key, "pool": pool, "template": template, "lab": lab,
+                    "lease_minutes": lease_minutes, "warm": warm, "env": env, "labels": labels,
+                });
+                ("/v1/claims".to_owned(), body)
+            }
+        };
+        Ok(self.call(Method::POST, &path).header(OWNER_HEADER, owner).json(&body))
+    }
+
+    fn allocate(&self, request: &AllocateRequest) -> Result<RequestBuilder, Fault> {
         let AllocateRequest {
             owner,
             lab,
@@ -161,8 +232,16 @@ impl HttpRequests {
             lab_duration_hours,
             lab_duration_minutes,
             warm,
+            template,
+            replica_of,
+            env,
+            labels,
             by: _,
         } = request;
+        if template.is_some() || replica_of.is_some() || !env.is_empty() || !labels.is_empty() {
+            let problem = "with a template, an original, an environment or labels has to be sent as `claim`";
+            return Err(Fault::invalid("a claim", problem));
+        }
         let mut call = self.call(Method::POST, "/v1/allocate").header(OWNER_HEADER, owner);
         for (name, value) in [
             (LAB_HEADER, lab),
@@ -178,7 +257,7 @@ impl HttpRequests {
         if let Some(duration) = LabDuration::of_fields(*lab_duration_hours, *lab_duration_minutes) {
             call = call.header(LAB_DURATION_HEADER, duration.to_string());
         }
-        call
+        Ok(call)
     }
 
     fn extend(&self, request: &ExtendRequest) -> Result<RequestBuilder, Fault> {
@@ -253,7 +332,7 @@ impl Requests for HttpRequests {
             return Ok(health(&readiness, &context.request_id));
         }
         let outcome = match status {
-            _ if verb != Verb::Allocate => None,
+            _ if !matches!(verb, Verb::Allocate | Verb::Claim) => None,
             StatusCode::CREATED => Some(Outcome::Created),
             StatusCode::OK => Some(Outcome::Existing),
             _ => None,
@@ -265,6 +344,10 @@ impl Requests for HttpRequests {
     fn is_connected(&self) -> bool {
         true
     }
+}
+
+fn not_here() -> Fault {
+    Fault::invalid("the verb", "is not available over this transport")
 }
 
 fn with_epoch(call: RequestBuilder, epoch: Option<u64>) -> RequestBuilder {
@@ -399,6 +482,39 @@ mod tests {
             )
         );
         assert!(request_of(Verb::Template, r#"{"template":"../pools"}"#).is_err());
+    }
+
+    #[test]
+    fn requests_about_claims_become_the_native_routes() {
+        let sent = |verb, body: &str| {
+            let request = request_of(verb, body).unwrap();
+            let body = request.body().and_then(|body| body.as_bytes()).unwrap_or_default();
+            let owner = request.headers().get(OWNER_HEADER).unwrap().to_str().unwrap().to_owned();
+            assert_eq!(owner, "p");
+            let body = String::from_utf8(body.to_vec()).unwrap();
+            format!("{} {} {body}", request.method(), request.url().path())
+        };
+        let claim = r#"{"owner":"p","pool":"shell","lab_duration_hours":2,"env":{"A":"1"}}"#;
+        assert_eq!(
+            sent(Verb::Claim, claim),
+            r#"POST /v1/claims {"env":{"A":"1"},"key":null,"lab":null,"labels":{},"lease_minutes":120,"pool":"shell","template":null,"warm":null}"#
+        );
+        let replica = r#"{"owner":"p","idempotency_key":"k","replica_of":"ctr_1"}"#;
+        assert_eq!(
+            sent(Verb::Claim, replica),
+            r#"POST /v1/sandboxes/ctr_1/replicate {"env":{},"key":"k","labels":{},"lease_minutes":null}"#
+        );
+        assert_eq!(sent(Verb::Claims, r#"{"owner":"p"}"#), "GET /v1/claims ");
+        assert_eq!(sent(Verb::ShowClaim, r#"{"sandbox_id":"ctr_1","owner":"p"}"#), "GET /v1/claims/ctr_1 ");
+        let stop = r#"{"sandbox_id":"ctr_1","owner":"p","action":"stop"}"#;
+        assert_eq!(sent(Verb::Runtime, stop), "POST /v1/sandboxes/ctr_1/stop ");
+        for (verb, body) in [
+            (Verb::Claim, r#"{"owner":"p","name_prefix":"lab-"}"#),
+            (Verb::Allocate, r#"{"owner":"p","env":{"A":"1"}}"#),
+            (Verb::Runtime, r#"{"sandbox_id":"ctr_1","owner":"p","action":"../x"}"#),
+        ] {
+            assert!(request_of(verb, body).is_err(), "{body}");
+        }
     }
 
     #[test]

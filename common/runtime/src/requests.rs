@@ -3,11 +3,11 @@
 use bytes::Bytes;
 use contract::queue::PAGE_LIMIT_MAX;
 use contract::{Fault, FaultCode, Outcome, Verb, WorkerRole};
-use domain::{Actor, SandboxId};
+use domain::{Actor, NodeId, RuntimeAction, SandboxId};
 use parking_lot::Mutex;
 use ports::bus::{Answer, Dropped, Request, WorkCounts};
 use ports::engine::Incarnation;
-use ports::store::StoreError;
+use ports::store::{StoreError, cursor};
 use prometheus::{Error, HistogramOpts, HistogramVec, IntCounterVec, Opts};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -68,6 +68,34 @@ pub fn parse_sandbox(sandbox_id: &str) -> Result<SandboxId, Fault> {
 /// [`FaultCode::InvalidRequest`].
 pub fn parse_incarnation(incarnation: &str) -> Result<Incarnation, Fault> {
     Incarnation::parse(incarnation).map_err(|problem| Fault::invalid("incarnation", problem))
+}
+
+/// The node that a request names.
+///
+/// # Errors
+/// [`FaultCode::InvalidRequest`].
+pub fn parse_node(node: &str) -> Result<NodeId, Fault> {
+    NodeId::parse(node).map_err(|problem| Fault::invalid("node", problem))
+}
+
+/// What a request wants of a container.
+///
+/// # Errors
+/// [`FaultCode::InvalidRequest`].
+pub fn parse_runtime_action(action: &str) -> Result<RuntimeAction, Fault> {
+    RuntimeAction::parse(action).ok_or_else(|| {
+        Fault::invalid("action", format!("must be one of {}", contract::names::<RuntimeAction>()))
+    })
+}
+
+/// The place in the cursor of a list that is in the order of its names.
+///
+/// # Errors
+/// [`FaultCode::InvalidRequest`].
+pub fn place<T>(cursor: Option<&str>, read: impl FnOnce(&str) -> Option<T>) -> Result<Option<T>, Fault> {
+    let Some(text) = cursor else { return Ok(None) };
+    let place = cursor::decode(text).and_then(|[place]: [String; 1]| read(&place));
+    place.map(Some).ok_or_else(|| Fault::invalid("cursor", "is not one of this list"))
 }
 
 /// Reads a JSON object.

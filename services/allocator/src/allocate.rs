@@ -19,7 +19,8 @@ use contract::{
     authorize, headers,
 };
 use domain::{
-    Actor, Candidate, ClaimKey, ClaimRecord, Creation, Grant, LabId, Lease, PoolName, RequestKey, Sandbox,
+    Actor, Candidate, ClaimKey, ClaimOptions, ClaimRecord, Creation, Descriptor, Grant, LabId, Lease,
+    PoolName, RequestKey, Sandbox,
 };
 use ports::bus::{Attempt, Request};
 use ports::store::{MoveClaim, OpenClaim, StoreError, Write};
@@ -48,6 +49,8 @@ struct Claim<'a> {
     is_only_attempt: bool,
     /// What is created if nothing is free; none for kinds that are not created.
     creation: Option<Creation>,
+    /// What it says about its sandbox.
+    options: Option<Box<ClaimOptions>>,
     /// What it does about free ones of such a kind.
     warm: WarmPolicy,
 }
@@ -109,6 +112,19 @@ impl Allocator {
         request: &Request,
         permit: &Permit,
     ) -> Result<(Outcome, Allocation), Fault> {
+        let (outcome, sandbox) = self.claim_sandbox(principal, request, permit).await?;
+        let allocation = Allocation::of(&sandbox);
+        let no_lease = || Fault::new(FaultCode::InternalError, "the sandbox has no lease");
+        Ok((outcome, allocation.ok_or_else(no_lease)?))
+    }
+
+    /// Claims a sandbox, and has its container activated.
+    pub(crate) async fn claim_sandbox(
+        &self,
+        principal: &Principal,
+        request: &Request,
+        permit: &Permit,
+    ) -> Result<(Outcome, Sandbox), Fault> {
         let mut claim = self.parse_claim(request, &decode(&request.body)?, principal, permit).await?;
         claim.attempt_at(request.context.attempt.as_ref())?;
         let deadline = self.deadline_of(request);
@@ -119,23 +135,25 @@ impl Allocator {
         };
         if outcome == Outcome::Created {
             self.ports.recorder.note(&sandbox, Some(&request.context.request_id));
-            self.send_lease(request, &sandbox);
         }
         // The lease of this key is outside the caller's pools, so it is not shown.
         claim.authorize(&sandbox.pool)?;
-        let Some(allocation) = Allocation::of(&sandbox) else {
-            return Err(Fault::new(FaultCode::InternalError, "the sandbox has no lease"));
-        };
         tracing::info!(
             request.id = request.context.request_id,
             owner.id = claim.key.owner.as_str(),
-            sandbox.id = allocation.sandbox_id,
+            sandbox.id = sandbox.id.as_str(),
             outcome = outcome.as_str(),
             "allocated {} to {}",
-            allocation.sandbox_id,
+            sandbox.id,
             claim.key.owner,
         );
-        Ok((outcome, allocation))
+        if needs_activation(&sandbox) {
+            // A repeat finds the lease, and the node what it did already.
+            self.ensure_node_knows(request, permit, &sandbox).await?;
+        } else if outcome == Outcome::Created {
+            self.send_lease(request, &sandbox);
+        }
+        Ok((outcome, sandbox))
     }
 
     async fn claim(&self, claim: &Claim<'_>, deadline: &Deadline) -> Result<(Outcome, Sandbox), ClaimError> {
@@ -361,6 +379,7 @@ impl Allocator {
             request: claim.request.clone(),
             granted_at,
             expires_at: granted_at.after(length),
+            options: claim.options.clone(),
         }
     }
 
@@ -420,6 +439,13 @@ impl Allocator {
             }
         }
     }
+}
+
+/// Whether a container can be used only after its node did something for the claim: it has an environment, or a network that
+/// free containers do not have.
+fn needs_activation(sandbox: &Sandbox) -> bool {
+    let has_env = |lease: &Lease| lease.options.as_ref().is_some_and(|options| !options.env.is_empty());
+    sandbox.lease().is_some_and(has_env) || sandbox.descriptor.get(Descriptor::NETWORK).is_some()
 }
 
 // === impl Claim ===

@@ -1,14 +1,18 @@
-//! What allocators ask the node of a leased container: to know its lease, and to run a command in it.
+//! What allocators ask the node of a leased container: to know its lease, to run a command in it, and to start or stop it.
 
 use crate::admission::Permit;
-use crate::{Allocator, decode, lookup};
+use crate::{Allocator, claims, decode, lookup, parse_actor, store_fault};
+use contract::claims::{ClaimView, RuntimeRequest};
 use contract::fault::FaultDetail;
 use contract::nodes::{
-    ExecuteRequest, ExecutionRequest, ExecutionResult, LeaseReply, LeaseRequest, execution_seconds,
+    ContainerRuntimeReply, ContainerRuntimeRequest, ExecuteRequest, ExecutionRequest, ExecutionResult,
+    LeaseReply, LeaseRequest, execution_seconds,
 };
 use contract::{Fault, FaultCode, NodeVerb};
-use domain::{Descriptor, Epoch, NodeId, Sandbox, State};
+use domain::{Descriptor, Epoch, NodeId, RuntimeChange, RuntimeState, Sandbox, State};
 use ports::bus::{Context, NodeRequests, Request, RequestError};
+use ports::store::Write;
+use runtime::requests::parse_runtime_action;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::sync::Arc;
@@ -16,6 +20,10 @@ use std::time::Duration;
 
 /// Longest time for a node to store a lease, which takes it some milliseconds.
 const LEASE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Longest time for a node to start or stop a container: a main command may take some seconds to end.
+const RUNTIME_TIMEOUT: Duration = Duration::from_secs(20);
+/// Attempts to write what a node has done; each further one means that another writer was faster.
+const TRIES_MAX: usize = 4;
 /// Time that a node gets beyond that of the command: to start it, to end it and to answer.
 const EXECUTION_SLACK: Duration = Duration::from_secs(5);
 
@@ -103,6 +111,53 @@ impl Allocator {
         ask(self.ports.nodes.as_ref(), &node, NodeVerb::Execute, &context, &body, timeout).await
     }
 
+    /// Starts, stops, restarts, pauses or resumes the caller's container. The node does it; then the record says so.
+    pub(crate) async fn change_runtime(&self, request: &Request) -> Result<ClaimView, Fault> {
+        let RuntimeRequest { sandbox_id, owner, action, lease_epoch, by } = decode(&request.body)?;
+        let (id, owner) = lookup::parse_target(request, &sandbox_id, &owner)?;
+        let (action, by) = (parse_runtime_action(&action)?, parse_actor(request, by.as_deref())?);
+        let mut sandbox = self.sandbox_of(request, id.as_str()).await?;
+        if !sandbox.belongs_to(&owner) {
+            return Err(Fault::new(FaultCode::NotSandboxOwner, "this sandbox is not allocated to you"));
+        }
+        let epoch = lease_epoch.map(Epoch::new);
+        let Place { node, incarnation } = self.usable(&sandbox, epoch)?;
+        let body = ContainerRuntimeRequest {
+            sandbox_id,
+            incarnation: incarnation.clone(),
+            action: action.as_str().to_owned(),
+        };
+        let left = request.context.remaining(self.ports.clock.as_ref());
+        let timeout = left.map_or(RUNTIME_TIMEOUT, |left| left.min(RUNTIME_TIMEOUT));
+        let (nodes, verb) = (self.ports.nodes.as_ref(), NodeVerb::Runtime);
+        let done: ContainerRuntimeReply = ask(nodes, &node, verb, &request.context, &body, timeout).await?;
+        for _ in 0..TRIES_MAX {
+            if RuntimeState::of(&sandbox.descriptor) == done.runtime.known() {
+                return claims::view_of(&sandbox);
+            }
+            let change = RuntimeChange::Done(action);
+            let now = self.ports.clock.now();
+            let written = self.ports.store.note_runtime(&sandbox, change, by.as_ref(), now).await;
+            sandbox = match written.map_err(|error| store_fault(request, &error))? {
+                Write::Done(changed) => {
+                    self.ports.recorder.note(&changed, Some(&request.context.request_id));
+                    return claims::view_of(&changed);
+                }
+                Write::Lost(found) => {
+                    *found.ok_or_else(|| Fault::new(FaultCode::NotFound, "there is no such sandbox"))?
+                }
+            };
+            // The lease may have ended meanwhile.
+            if self.usable(&sandbox, epoch)?.incarnation != incarnation {
+                break;
+            }
+        }
+        Err(Fault::new(
+            FaultCode::Contended,
+            "the sandbox is being changed by others; repeat the same request",
+        ))
+    }
+
     /// Where a container is that its holder may use now.
     fn usable(&self, sandbox: &Sandbox, epoch: Option<Epoch>) -> Result<Place, Fault> {
         let refused = |why: &str| Err(Fault::new(FaultCode::InvalidState, why));
@@ -122,9 +177,12 @@ impl Allocator {
                 "the lease has expired; claim a new sandbox",
             ));
         }
+        if RuntimeState::of(&sandbox.descriptor) == Some(RuntimeState::Failed) {
+            return refused("the container of this sandbox is lost; release it and claim another one");
+        }
         match place_of(sandbox) {
             Some(place) => Ok(place),
-            None => refused("commands run in containers only, and this sandbox is none"),
+            None => refused("this is for containers only, and this sandbox is none"),
         }
     }
 
@@ -170,13 +228,15 @@ async fn ask<R: DeserializeOwned>(
 
 fn no_answer(verb: NodeVerb, error: RequestError) -> Fault {
     match (error, verb) {
-        (RequestError::TimedOut | RequestError::Disconnected, NodeVerb::Execute) => Fault {
-            retry_after_seconds: None,
-            ..Fault::new(
-                FaultCode::Timeout,
-                "the node did not answer in time; the command may have run, look at what it did",
-            )
-        },
+        (RequestError::TimedOut | RequestError::Disconnected, NodeVerb::Execute | NodeVerb::Runtime) => {
+            Fault {
+                retry_after_seconds: None,
+                ..Fault::new(
+                    FaultCode::Timeout,
+                    "the node did not answer in time and may have done it; look at what it did",
+                )
+            }
+        }
         (RequestError::NoResponders, _) => {
             Fault::new(FaultCode::UpstreamUnavailable, "the node of the sandbox is not there right now")
         }

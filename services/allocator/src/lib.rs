@@ -23,6 +23,7 @@ mod allocate;
 mod bounds;
 mod bulk_delete;
 mod candidates;
+mod claims;
 mod containers;
 mod deadline;
 mod deletions;
@@ -31,6 +32,7 @@ mod health;
 mod listing;
 mod lookup;
 mod metrics;
+mod node_orders;
 mod nodes;
 mod orders;
 mod pools;
@@ -270,6 +272,17 @@ impl Allocator {
             Verb::DrainPool => plain(self.drain_pool(request).await),
             Verb::RemovePool => plain(self.remove_pool(request).await),
             Verb::Execute => plain(self.execute(request).await),
+            Verb::Claim => match self.claim_with_view(&principal, request, permit).await {
+                Ok((outcome, claim)) => Answer { outcome: Some(outcome), body: encode(&claim) },
+                Err(fault) => Answer { outcome: None, body: Err(fault) },
+            },
+            Verb::Claims => plain(self.claims(&principal, request).await),
+            Verb::ShowClaim => plain(self.show_claim(request).await),
+            Verb::Runtime => plain(self.change_runtime(request).await),
+            Verb::Nodes => plain(self.nodes(request).await),
+            Verb::Node => plain(self.node(request).await),
+            Verb::DrainNode => plain(self.drain_node(request).await),
+            Verb::ActivateNode => plain(self.activate_node(request).await),
             Verb::RegisterNode => plain(self.register_node(request).await),
             Verb::NodePools => plain(self.node_pools(request).await),
             Verb::ProvisionWanted => plain(self.provision_wanted(request).await),
@@ -290,11 +303,13 @@ impl Allocator {
         }
     }
 
-    /// Waits for a permit for `request`. Health requests need none, because they matter most under overload; executions need
-    /// none, because they wait for a node and would look like a slow table.
+    /// Waits for a permit for `request`. Health requests need none, because they matter most under overload; what waits for a
+    /// node needs none, because it would look like a slow table.
     async fn admit(&self, request: &Request) -> Result<Permit, Fault> {
         match request.verb {
-            Verb::Health | Verb::Execute => Ok(self.admission.pass()),
+            Verb::Health | Verb::Execute | Verb::Runtime | Verb::Nodes | Verb::Node => {
+                Ok(self.admission.pass())
+            }
             _ => self.admission.enter(request, self.deadline_of(request).at()).await,
         }
     }

@@ -256,7 +256,10 @@ impl Allocator {
         let read = match (place.query(which), &which.owner, &which.lab) {
             _ if place.is_of_tombstones() => Read::of(store.tombstones(after, size).await?),
             (Some(query), _, _) => Read::of(store.page(&query, after, size).await?),
-            (None, Some(owner), _) => self.read_claims(owner, after, size).await?,
+            (None, Some(owner), _) => {
+                let (sandboxes, next) = self.claim_items_of(owner, after, size).await?;
+                Read { sandboxes, next }
+            }
             (None, None, Some(lab)) => Read::of(store.held_by_lab(lab, after, size).await?),
             (None, None, None) => Read::default(),
         };
@@ -265,14 +268,25 @@ impl Allocator {
         Ok(read)
     }
 
-    /// What an owner holds, by its claim items. One of a claim that was lost names a sandbox that others hold, or that
-    /// the owner holds by another key; only the item of the live lease itself counts, so nothing is shown twice.
-    async fn read_claims(
+    /// A page of what an owner holds.
+    pub(crate) async fn held_by(
         &self,
         owner: &OwnerId,
         after: Option<&PageCursor>,
         size: u16,
-    ) -> Result<Read, StoreError> {
+    ) -> Result<(Vec<Sandbox>, Option<PageCursor>), StoreError> {
+        let (sandboxes, next) = self.claim_items_of(owner, after, size).await?;
+        Ok((sandboxes.into_iter().flatten().collect(), next))
+    }
+
+    /// What an owner holds, by its claim items. One of a claim that was lost names a sandbox that others hold, or that
+    /// the owner holds by another key; only the item of the live lease itself counts, so nothing is shown twice.
+    async fn claim_items_of(
+        &self,
+        owner: &OwnerId,
+        after: Option<&PageCursor>,
+        size: u16,
+    ) -> Result<(Vec<Option<Sandbox>>, Option<PageCursor>), StoreError> {
         let store = &self.ports.store;
         let page = store.claims_of(owner, after, size).await?;
         let looks = page.claims.into_iter().map(|record| async move {
@@ -288,7 +302,7 @@ impl Allocator {
         });
         let looks: Vec<_> = looks.collect();
         let sandboxes = stream::iter(looks).buffered(READS_AT_ONCE_MAX).try_collect().await?;
-        Ok(Read { sandboxes, next: page.next })
+        Ok((sandboxes, page.next))
     }
 }
 

@@ -12,12 +12,13 @@ use contract::{Fault, FaultCode};
 use domain::node::NODE_TEXT_BYTES_MAX;
 use domain::template::Isolation;
 use domain::{
-    Descriptor, Epoch, Node, NodeId, PoolKind, Provision, Sandbox, SandboxId, State, TemplateVersion,
+    Descriptor, Epoch, Node, NodeId, PoolKind, Provision, RuntimeState, Sandbox, SandboxId, State,
+    TemplateVersion,
 };
 use ports::bus::Request;
 use ports::engine::Incarnation;
 use ports::store::{Write, unless_unreadable};
-use runtime::requests::{parse_incarnation, parse_sandbox};
+use runtime::requests::{parse_incarnation, parse_node, parse_sandbox};
 
 /// Attempts of one change; each further one means that another writer was faster.
 const TRIES_MAX: usize = 4;
@@ -41,17 +42,17 @@ impl Allocator {
         let store = &self.ports.store;
         for _ in 0..TRIES_MAX {
             let seen = store.node(&id).await.map_err(|error| store_fault(request, &error))?;
-            let seen = seen.map(|node| node.generation);
             let next = Node {
                 id: id.clone(),
-                generation: seen.unwrap_or_default().saturating_add(1),
+                generation: seen.as_ref().map_or(0, |seen| seen.generation).saturating_add(1),
                 engine: engine.clone(),
                 isolation,
                 version: version.clone(),
                 registered_at: self.ports.clock.now(),
                 lost_at: None,
+                drain: seen.as_ref().and_then(|seen| seen.drain),
             };
-            if store.write_node(seen, &next).await.map_err(|error| store_fault(request, &error))? {
+            if store.write_node(seen.as_ref(), &next).await.map_err(|error| store_fault(request, &error))? {
                 tracing::info!(
                     node.id = id.as_str(),
                     node.generation = next.generation,
@@ -65,7 +66,10 @@ impl Allocator {
 
     pub(crate) async fn node_pools(&self, request: &Request) -> Result<NodePoolsReply, Fault> {
         let NodePoolsRequest { node, generation } = decode(&request.body)?;
-        self.check_generation(request, &node, generation).await?;
+        let node = self.check_generation(request, &node, generation).await?;
+        if node.drain.is_some() {
+            return Ok(NodePoolsReply::default());
+        }
         let pools = self.ports.pools.current();
         let of_containers = pools.specs().iter().filter(|spec| spec.kind == PoolKind::Container);
         let mut known = Vec::new();
@@ -114,9 +118,9 @@ impl Allocator {
 
     /// Records a container that is ready, unless its record wants it no more. A repeat finds it recorded.
     pub(crate) async fn provisioned(&self, request: &Request) -> Result<Holding, Fault> {
-        let ProvisionedRequest { node, generation, sandbox_id, epoch, incarnation, endpoints } =
+        let ProvisionedRequest { node, generation, sandbox_id, epoch, incarnation, endpoints, network } =
             decode(&request.body)?;
-        let (node, mut found) = tokio::try_join!(
+        let (Node { id: node, .. }, mut found) = tokio::try_join!(
             self.check_generation(request, &node, generation),
             self.creation_of(request, &sandbox_id, epoch)
         )?;
@@ -126,7 +130,8 @@ impl Allocator {
         let (node_key, named) = (Descriptor::NODE, incarnation.to_string());
         let own = [(node_key, node.as_str()), (Descriptor::INCARNATION, named.as_str())];
         let ports = keys.iter().map(String::as_str).zip(endpoints.values().map(String::as_str));
-        let descriptor = Descriptor::parse(own.into_iter().chain(ports))
+        let network = network.as_deref().map(|network| (Descriptor::NETWORK, network));
+        let descriptor = Descriptor::parse(own.into_iter().chain(ports).chain(network))
             .map_err(|problem| Fault::invalid("endpoints", problem))?;
         for _ in 0..TRIES_MAX {
             let Some((seen, _)) = found else {
@@ -158,7 +163,7 @@ impl Allocator {
     pub(crate) async fn provision_failed(&self, request: &Request) -> Result<ProvisionFailedReply, Fault> {
         let ProvisionFailedRequest { node, generation, sandbox_id, epoch, attempts, reason, is_final } =
             decode(&request.body)?;
-        let node = self.check_generation(request, &node, generation).await?;
+        let Node { id: node, .. } = self.check_generation(request, &node, generation).await?;
         let counted = attempts.saturating_add(1);
         for _ in 0..TRIES_MAX {
             let Some((seen, provision)) = self.creation_of(request, &sandbox_id, epoch).await? else {
@@ -208,7 +213,7 @@ impl Allocator {
 
     pub(crate) async fn held(&self, request: &Request) -> Result<HeldReply, Fault> {
         let HeldRequest { node, generation, containers } = decode(&request.body)?;
-        let node = self.check_generation(request, &node, generation).await?;
+        let Node { id: node, .. } = self.check_generation(request, &node, generation).await?;
         if containers.len() > HELD_MAX {
             return Err(Fault::invalid("containers", format!("must be at most {HELD_MAX}")));
         }
@@ -232,7 +237,9 @@ impl Allocator {
         let Some(sandbox) = found else { return Ok(Holding::UNKNOWN) };
         let names = |key: &str, value: &str| sandbox.descriptor.get(key) == Some(value);
         let is_named = names(Descriptor::NODE, node.as_str())
-            && names(Descriptor::INCARNATION, &incarnation.to_string());
+            && names(Descriptor::INCARNATION, &incarnation.to_string())
+            // Its holder was told that it is lost.
+            && RuntimeState::of(&sandbox.descriptor) != Some(RuntimeState::Failed);
         Ok(match &sandbox.state {
             State::Provisioning(_) => Holding::keep(None),
             State::Available | State::Allocated(_) | State::Quarantined { .. } | State::Stale { .. }
@@ -261,16 +268,11 @@ impl Allocator {
     }
 
     /// Refuses reports of a runner that is not the current one of its node.
-    async fn check_generation(
-        &self,
-        request: &Request,
-        node: &str,
-        generation: u64,
-    ) -> Result<NodeId, Fault> {
+    async fn check_generation(&self, request: &Request, node: &str, generation: u64) -> Result<Node, Fault> {
         let id = parse_node(node)?;
         let found = self.ports.store.node(&id).await.map_err(|error| store_fault(request, &error))?;
         match found {
-            Some(current) if current.generation == generation => Ok(id),
+            Some(current) if current.generation == generation => Ok(current),
             Some(current) => {
                 let message = format!("the node has generation {}; register it again", current.generation);
                 Err(Fault::new(FaultCode::InvalidState, message))
@@ -280,7 +282,7 @@ impl Allocator {
     }
 
     /// What a version of a template says; none if there is no such version.
-    async fn settings_of(
+    pub(crate) async fn settings_of(
         &self,
         request: &Request,
         template: &TemplateVersion,
@@ -295,10 +297,6 @@ impl Allocator {
         let policy = self.ports.pools.current().leases_of(&sandbox.pool);
         sandbox.lease().map(|lease| NodeLease::of(lease, &policy))
     }
-}
-
-fn parse_node(node: &str) -> Result<NodeId, Fault> {
-    NodeId::parse(node).map_err(|problem| Fault::invalid("node", problem))
 }
 
 fn lost_template(id: &SandboxId) -> Fault {

@@ -17,6 +17,7 @@ use std::collections::BTreeMap;
 use strum::IntoEnumIterator as _;
 use verbs::Asked;
 
+mod claims;
 mod examples;
 mod faults;
 mod message;

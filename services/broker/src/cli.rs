@@ -4,7 +4,8 @@ use crate::role::Role;
 use crate::up::Overlay;
 use crate::views::View;
 use crate::{
-    child, client, context, deletions, doctor, operate, pools, store, table, templates, tick, token, up,
+    child, client, context, deletions, doctor, nodes, operate, pools, store, table, templates, tick, token,
+    up,
 };
 use clap::{CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
@@ -41,6 +42,8 @@ enum Command {
     Deletions(deletions::Options),
     /// Show, change, drain and remove pools, over NATS (`NATS_URL` …).
     Pools(pools::Options),
+    /// Show nodes, take them out of use and put them back, over NATS (`NATS_URL` …).
+    Nodes(nodes::Options),
     /// Show, write and delete templates, over NATS (`NATS_URL` …).
     Templates(templates::Options),
     /// Inspect the table (`DYNAMODB_TABLE` …) and change the settings that its processes must share.
@@ -122,6 +125,7 @@ fn run(command: Command) -> anyhow::Result<u8> {
         Command::View(view) => block_on(view.run(&operator_env()?))?,
         Command::Deletions(options) => block_on(options.run(&operator_env()?))?,
         Command::Pools(options) => block_on(options.run(&operator_env()?))?,
+        Command::Nodes(options) => block_on(options.run(&operator_env()?))?,
         Command::Templates(options) => block_on(options.run(&operator_env()?))?,
         Command::Table(options) => block_on(options.run(&operator_env()?))?,
         Command::Client(options) => return Ok(block_on(options.run(&ProcessEnv))?.code()),

@@ -6,8 +6,8 @@ use crate::transport::{self, Ports, Transport};
 use clap::Subcommand;
 use client::{Claim, Client, ClientError, Timeouts};
 use contract::nodes::{EXECUTION_SECONDS_DEFAULT, EXECUTION_SECONDS_MAX, ExecutionRequest};
-use contract::{Allocation, WarmPolicy};
-use domain::{IdempotencyKey, LabId, NamePrefix, OwnerId, PoolName, SandboxId};
+use contract::{AllocateRequest, Allocation, ClaimView, ClaimsReply, WarmPolicy};
+use domain::{IdempotencyKey, LabId, NamePrefix, OwnerId, PoolName, RuntimeAction, SandboxId, TemplateId};
 use ports::clock::SystemClock;
 use ports::random::Rng;
 use runtime::settings::Env;
@@ -66,6 +66,61 @@ enum Call {
         /// In a pool of containers: prefer, require or never take a free one.
         #[arg(long, value_name = "POLICY", value_parser = warm_policy)]
         warm: Option<WarmPolicy>,
+    },
+    /// Claim a sandbox of any kind, with an environment and labels; a repeat with the same owner and key returns the same claim.
+    Claim {
+        /// The owner.
+        #[arg(value_parser = OwnerId::parse)]
+        owner: OwnerId,
+        /// The idempotency key; the owner's id by default.
+        #[arg(long, value_parser = IdempotencyKey::parse)]
+        key: Option<IdempotencyKey>,
+        /// The pool.
+        #[arg(long, value_parser = PoolName::parse, conflicts_with_all = ["template", "replica_of"])]
+        pool: Option<PoolName>,
+        /// The template; it stands for the only pool that names it.
+        #[arg(long, value_parser = TemplateId::parse, conflicts_with = "replica_of")]
+        template: Option<TemplateId>,
+        /// A sandbox of the owner: pool, version of the template, environment and labels are taken from it.
+        #[arg(long, value_name = "SANDBOX", value_parser = SandboxId::parse)]
+        replica_of: Option<SandboxId>,
+        /// The lab.
+        #[arg(long, value_parser = LabId::parse)]
+        lab: Option<LabId>,
+        /// Length of the lease in minutes.
+        #[arg(long)]
+        minutes: Option<u32>,
+        /// In a pool of containers: prefer, require or never take a free one.
+        #[arg(long, value_name = "POLICY", value_parser = warm_policy)]
+        warm: Option<WarmPolicy>,
+        /// A variable of the environment of every command; may be repeated.
+        #[arg(long, value_name = "NAME=VALUE", value_parser = variable)]
+        env: Vec<(String, String)>,
+        /// A label; may be repeated.
+        #[arg(long, value_name = "NAME=VALUE", value_parser = variable)]
+        label: Vec<(String, String)>,
+        /// Wait until it can be used or cannot be created, within the time of a call.
+        #[arg(long)]
+        wait: bool,
+    },
+    /// List the claims of an owner.
+    Claims {
+        /// The owner.
+        #[arg(value_parser = OwnerId::parse)]
+        owner: OwnerId,
+    },
+    /// Show a claim to its owner.
+    ShowClaim(Own),
+    /// Start, stop, restart, pause or resume a container.
+    Runtime {
+        /// What to do.
+        #[arg(value_parser = runtime_action)]
+        action: RuntimeAction,
+        #[command(flatten)]
+        own: Own,
+        /// The epoch of the lease.
+        #[arg(long)]
+        epoch: Option<u64>,
     },
     /// Show a sandbox to its owner.
     Get(Own),
@@ -131,6 +186,14 @@ struct Granted {
     outcome: &'static str,
     #[serde(flatten)]
     lease: Allocation,
+}
+
+/// The printed result of a native claim.
+#[derive(Serialize)]
+struct Claimed {
+    outcome: &'static str,
+    #[serde(flatten)]
+    claim: ClaimView,
 }
 
 /// The result.
@@ -208,6 +271,39 @@ impl Call {
                 let claimed = client.allocate(&claim).await?;
                 shown(&Granted { outcome: claimed.outcome.as_str(), lease: claimed.lease })
             }
+            Self::Claim { owner, key, pool, template, replica_of, lab, minutes, warm, env, label, wait } => {
+                let request = AllocateRequest {
+                    owner: owner.to_string(),
+                    idempotency_key: key.map(|key| key.to_string()),
+                    pool: pool.map(|pool| pool.to_string()),
+                    template: template.map(|template| template.to_string()),
+                    replica_of: replica_of.map(|original| original.to_string()),
+                    lab: lab.map(|lab| lab.to_string()),
+                    lab_duration_minutes: minutes,
+                    warm: warm.map(|warm| <&'static str>::from(warm).to_owned()),
+                    env: env.into_iter().collect(),
+                    labels: label.into_iter().collect(),
+                    ..AllocateRequest::default()
+                };
+                let (outcome, claim) = client.claim(&request).await?;
+                let claim = if wait { client.wait_until_ready(claim).await? } else { claim };
+                shown(&Claimed { outcome: outcome.as_str(), claim })
+            }
+            Self::Claims { owner } => {
+                let (mut claims, mut cursor) = (Vec::new(), None);
+                loop {
+                    let page = client.claims(&owner, cursor).await?;
+                    claims.extend(page.claims);
+                    cursor = page.cursor;
+                    if cursor.is_none() {
+                        break shown(&ClaimsReply { claims, cursor: None });
+                    }
+                }
+            }
+            Self::ShowClaim(Own { sandbox, owner }) => shown(&client.show_claim(&sandbox, &owner).await?),
+            Self::Runtime { action, own: Own { sandbox, owner }, epoch } => {
+                shown(&client.change_runtime(&sandbox, &owner, action, epoch).await?)
+            }
             Self::Get(Own { sandbox, owner }) => shown(&client.get(&sandbox, &owner).await?),
             Self::Extend { own: Own { sandbox, owner }, hours, epoch } => {
                 shown(&client.extend(&sandbox, &owner, hours, epoch).await?)
@@ -238,6 +334,11 @@ impl Call {
 /// What a claim does about free containers.
 fn warm_policy(name: &str) -> Result<WarmPolicy, String> {
     name.parse().map_err(|_| format!("must be one of {}", contract::names::<WarmPolicy>()))
+}
+
+/// What to do to a container.
+fn runtime_action(name: &str) -> Result<RuntimeAction, String> {
+    RuntimeAction::parse(name).ok_or_else(|| format!("must be one of {}", contract::names::<RuntimeAction>()))
 }
 
 /// A variable as `NAME=VALUE`.

@@ -34,6 +34,7 @@ mod disk;
 pub mod doctor;
 pub mod embedded;
 pub mod nats_server;
+mod nodes;
 mod notes;
 mod opening;
 mod output;

@@ -76,8 +76,8 @@ impl Gate {
             count(self.rates.count_owner(&caller.name, &owner), rate_status)?;
         }
         let (parts, body) = request.into_parts();
-        // Of the owners' routes, only one reads a body.
-        let keeps_body = !action.is_for_owner() || action == Action::Ask(Verb::Execute);
+        // Of the owners' routes, few read a body.
+        let keeps_body = !action.is_for_owner() || matches!(action, Action::Ask(Verb::Execute | Verb::Claim));
         let body =
             limits::take_in(&parts.headers, body, keeps_body, self.body_patience, &*self.clock).await?;
         Ok(Request::from_parts(parts, body.into()))

@@ -42,11 +42,13 @@ pub mod routes;
 mod openapi;
 
 pub mod admin;
+mod claims;
 pub mod console;
 pub mod deletions;
 pub mod events;
 mod executions;
 pub mod fleet;
+mod nodes;
 mod orders;
 mod pools;
 mod query;

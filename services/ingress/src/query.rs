@@ -25,6 +25,14 @@ const WORDS: [(&str, &str); 7] = [
 /// libraries do.
 pub(crate) struct Asked<T>(pub(crate) T);
 
+/// A page of a list.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Paged {
+    pub(crate) cursor: Option<String>,
+    pub(crate) limit: Option<u32>,
+}
+
 /// An empty query.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -110,8 +110,8 @@ impl Relay {
             attempt: Some(Attempt { request_key: self.random.fresh_id(), number: None }),
             principal: facts.principal(),
         };
-        if verb == Verb::Allocate {
-            return self.claim(deadline_ms, facts, context, body.into()).await;
+        if matches!(verb, Verb::Allocate | Verb::Claim) {
+            return self.claim(verb, deadline_ms, facts, context, body.into()).await;
         }
         self.ask_until(deadline_ms, verb, &context, body.into(), None).await
     }
@@ -119,6 +119,7 @@ impl Relay {
     /// Runs a claim in a separate task, so that the outcome of its last attempt is still seen if the caller leaves.
     async fn claim(
         &self,
+        verb: Verb,
         deadline_ms: u64,
         facts: &Facts,
         context: Context,
@@ -129,7 +130,7 @@ impl Relay {
         let (sender, receiver) = oneshot::channel();
         let relay = self.clone();
         let asking = self.watch.spawn(async move {
-            let answer = relay.ask_until(deadline_ms, Verb::Allocate, &context, body, Some(&tracker)).await;
+            let answer = relay.ask_until(deadline_ms, verb, &context, body, Some(&tracker)).await;
             tracker.settle(answer, sender);
         });
         let answer = receiver.await;

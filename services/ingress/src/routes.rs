@@ -16,6 +16,7 @@ use utoipa_axum::routes;
 
 use crate::admin::{self, TickService};
 use crate::caller::{self, Gate};
+use crate::claims;
 use crate::console;
 use crate::deletions::switch::DeletionControlService;
 use crate::deletions::{self, switch};
@@ -23,6 +24,7 @@ use crate::edge::{self, Edge};
 use crate::events::{self, EventService};
 use crate::executions;
 use crate::fleet::{self, FleetService};
+use crate::nodes;
 use crate::openapi;
 use crate::openapi::faults::OfOpen;
 use crate::orders;
@@ -71,6 +73,17 @@ fn handlers() -> Vec<UtoipaMethodRouter<Parts>> {
         routes!(sandboxes::extend),
         routes!(sandboxes::get),
         routes!(executions::execute),
+        routes!(claims::claim),
+        routes!(claims::list_claims),
+        routes!(claims::show_claim),
+        routes!(claims::extend_claim),
+        routes!(claims::release_claim),
+        routes!(claims::replicate),
+        routes!(claims::start_container),
+        routes!(claims::stop_container),
+        routes!(claims::restart_container),
+        routes!(claims::pause_container),
+        routes!(claims::resume_container),
         routes!(admin::stats),
         routes!(admin::sync),
         routes!(admin::expire),
@@ -89,6 +102,10 @@ fn handlers() -> Vec<UtoipaMethodRouter<Parts>> {
         routes!(pools::put_pool),
         routes!(pools::drain_pool),
         routes!(pools::remove_pool),
+        routes!(nodes::list_nodes),
+        routes!(nodes::show_node),
+        routes!(nodes::drain_node),
+        routes!(nodes::activate_node),
         routes!(templates::list_templates),
         routes!(templates::create_template),
         routes!(templates::show_template),

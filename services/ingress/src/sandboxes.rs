@@ -75,6 +75,7 @@ pub(crate) async fn allocate(
         lab_duration_minutes: duration.and_then(|duration| duration.minutes),
         warm: only_text(&headers, WARM_HEADER)?.filter(|warm| !warm.is_empty()).map(Cow::into_owned),
         by: whose_token(&facts),
+        ..AllocateRequest::default()
     };
     let key = request.idempotency_key.clone();
     let reply = relay.send(Verb::Allocate, &facts, key.as_deref(), &bounded(request, &facts)).await?;
@@ -187,9 +188,19 @@ pub(crate) fn bounded<T>(request: T, facts: &Facts) -> Bounded<T> {
     Bounded { request, pools: pools.iter().map(ToString::to_string).collect() }
 }
 
-// Without the header, the default of a token with pools is its first pool.
 fn pool(headers: &HeaderMap, facts: &Facts) -> Result<Option<PoolName>, Fault> {
-    let named = id(headers, POOL_HEADER, PoolName::parse)?;
+    usual_pool(id(headers, POOL_HEADER, PoolName::parse)?, facts)
+}
+
+/// The pool that the body of a claim names, or the one that it is for without a name.
+pub(crate) fn token_pool(named: Option<String>, facts: &Facts) -> Result<Option<String>, Fault> {
+    let named = named.map(|name| PoolName::parse(&name)).transpose();
+    let named = named.map_err(|problem| Fault::invalid("pool", problem))?;
+    Ok(usual_pool(named, facts)?.map(|pool| pool.to_string()))
+}
+
+// Without a name, the default of a token with pools is its first pool.
+fn usual_pool(named: Option<PoolName>, facts: &Facts) -> Result<Option<PoolName>, Fault> {
     let Some(caller) = facts.caller() else { return Ok(named) };
     let pool = named.or_else(|| caller.scope.pools().first().cloned());
     authorize(caller, Action::Ask(Verb::Allocate), Target { pool: pool.as_ref(), owner: None })?;

@@ -18,17 +18,9 @@ use utoipa::ToSchema;
 use crate::deletions::operator;
 use crate::error::{Failure, pass_on};
 use crate::openapi::faults::{OfPutTemplate, OfTemplateOrder, ReadFaults, ReadOneFaults};
-use crate::query::{Asked, NoQuery, json_object};
+use crate::query::{Asked, NoQuery, Paged, json_object};
 use crate::relay::Relay;
 use crate::request_id::Facts;
-
-/// A page of a list.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Paged {
-    cursor: Option<String>,
-    limit: Option<u32>,
-}
 
 /// A version of a template.
 #[derive(Debug, Default, Deserialize)]

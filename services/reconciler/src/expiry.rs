@@ -71,17 +71,25 @@ impl Reconciler {
                 continue;
             };
             report.expired += 1;
-            self.ports.recorder.note(&expired, None);
-            let Some(work) = DeletionWork::of(&expired) else { continue };
-            if let Err(error) = self.ports.deletions.announce(&work).await {
-                report.unannounced += 1;
-                tracing::warn!(sandbox.id = sandbox.id.as_str(), error = %Chain(&error), "not announced yet");
-            }
-            if let Some(record) = expired.last_claim() {
-                self.ports.store.close_claim(&record, now.after(CLOSED_CLAIM_KEPT)).await?;
-            }
+            report.unannounced += u64::from(!self.after_lease(&expired).await?);
         }
         Ok(())
+    }
+
+    /// What follows the end of a lease: the event, the work for its deletion, and the end of its claim item. False if the work
+    /// could not be announced; the sweep will.
+    pub(crate) async fn after_lease(&self, ended: &Sandbox) -> Result<bool, StoreError> {
+        self.ports.recorder.note(ended, None);
+        let Some(work) = DeletionWork::of(ended) else { return Ok(true) };
+        let announced = self.ports.deletions.announce(&work).await;
+        if let Err(error) = &announced {
+            tracing::warn!(sandbox.id = ended.id.as_str(), error = %Chain(error), "not announced yet");
+        }
+        if let Some(record) = ended.last_claim() {
+            let keep_until = self.ports.clock.now().after(CLOSED_CLAIM_KEPT);
+            self.ports.store.close_claim(&record, keep_until).await?;
+        }
+        Ok(announced.is_ok())
     }
 }
 

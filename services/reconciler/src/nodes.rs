@@ -1,5 +1,5 @@
-//! Nodes (protocol rule P8): finds out which are there, declares lost what does not answer for long, and gives up the free
-//! sandboxes of a lost node, and those whose container a node does not have any more.
+//! Nodes (protocol rule P8): finds out which are there, declares lost what does not answer for long, gives up the free
+//! sandboxes of a node that is lost or drained, and tells the holders of the others what has become of their containers.
 //!
 //! Every node is asked, so silence is measured by this process: it means nothing while this process has no connection.
 
@@ -8,10 +8,13 @@ use crate::fill::GivenUp;
 use crate::listing::Skipped;
 use contract::nodes::{HeldContainer, INVENTORY_MAX, InventoryReply, InventoryRequest};
 use contract::{NodeVerb, NodesReport, RunStatus};
-use domain::{Descriptor, Node, NodeId, Sandbox, StateName};
+use domain::{
+    Actor, Descriptor, Drain, Node, NodeId, Order, Reason, RuntimeChange, RuntimeFailure, RuntimeState,
+    Sandbox, StateName,
+};
 use futures_util::future::join_all;
 use ports::bus::{Context, RequestError};
-use ports::store::StoreError;
+use ports::store::{StoreError, Write};
 use runtime::telemetry::Chain;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -25,6 +28,8 @@ use silence::Verdict;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 /// Nodes on a page.
 const NODES_PAGE: u16 = 100;
+/// Who ends leases when the time of a drain is over, for the history.
+const ACTOR: &str = "nodes";
 /// How often a node is asked about its containers: this takes a walk over all of them.
 const INVENTORY_PERIOD: Duration = Duration::from_secs(30);
 
@@ -72,10 +77,11 @@ impl Reconciler {
                 _ => report.raced += 1,
             }
         }
+        let drained = nodes.iter().filter(|node| node.drain.is_some()).map(|node| node.id.clone());
+        is_new |= self.silence.note_drained(drained.collect());
         if is_new || self.silence.is_inventory_due(now, INVENTORY_PERIOD) {
-            let live = nodes.iter().filter(|node| !lost.contains(&node.id));
-            let live = live.map(|node| (node.id.clone(), node.generation)).collect();
-            self.take_inventory(&live, &lost, report, skipped).await?;
+            let nodes = nodes.into_iter().map(|node| (node.id.clone(), node)).collect();
+            self.take_inventory(&nodes, &lost, report, skipped).await?;
         }
         Ok(())
     }
@@ -100,35 +106,56 @@ impl Reconciler {
             lost_at: Some(self.ports.clock.now()),
             ..node.clone()
         };
-        let is_lost = self.ports.store.write_node(Some(node.generation), &lost).await?;
+        let is_lost = self.ports.store.write_node(Some(node), &lost).await?;
         if is_lost {
             tracing::error!(node.id = node.id.as_str(), "node {} does not answer and is lost", node.id);
         }
         Ok(is_lost)
     }
 
-    /// Compares the containers that records name with those that their nodes have.
+    /// Compares the containers that records name with those that their nodes have, and empties nodes that are drained.
     async fn take_inventory(
         &self,
-        live: &BTreeMap<NodeId, u64>,
+        nodes: &BTreeMap<NodeId, Node>,
         lost: &BTreeSet<NodeId>,
         report: &mut NodesReport,
         skipped: &mut Skipped,
     ) -> Result<(), StoreError> {
-        for (node, sandboxes) in self.named_containers(skipped).await? {
+        for (id, sandboxes) in self.named_containers(skipped).await? {
+            let node = nodes.get(&id);
             for part in sandboxes.chunks(INVENTORY_MAX) {
-                let missing = if lost.contains(&node) {
-                    part.iter().filter_map(container_of).collect()
+                let (missing, exited) = if lost.contains(&id) {
+                    (part.iter().filter_map(container_of).collect(), BTreeSet::new())
                 } else {
                     let named = part.iter().filter_map(container_of).collect();
-                    let Ok(reply) = self.ask_inventory(&node, named).await else { break };
+                    let Ok(reply) = self.ask_inventory(&id, named).await else { break };
                     // Another runner may use the name, or an older one may still answer.
-                    if live.get(&node) != Some(&reply.generation) {
+                    if node.map(|node| node.generation) != Some(reply.generation) {
                         break;
                     }
-                    reply.missing.into_iter().collect()
+                    (reply.missing.into_iter().collect(), reply.exited.into_iter().collect())
                 };
-                self.give_up(&node, part, &missing, report, skipped).await?;
+                let is_in = |containers: &BTreeSet<_>, sandbox| {
+                    container_of(sandbox).is_some_and(|container| containers.contains(&container))
+                };
+                for sandbox in part {
+                    let finding = match (is_in(&missing, sandbox), is_in(&exited, sandbox)) {
+                        (true, _) if lost.contains(&id) => {
+                            Some(RuntimeChange::Failed(RuntimeFailure::NodeLost))
+                        }
+                        (true, _) => Some(RuntimeChange::Failed(RuntimeFailure::ContainerLost)),
+                        (false, true) => Some(RuntimeChange::Exited),
+                        (false, false) => None,
+                    };
+                    let drain = node.and_then(|node| node.drain);
+                    match sandbox.lease() {
+                        Some(_) => self.follow_leased(&id, sandbox, finding, drain, report, skipped).await?,
+                        None if finding.is_some() || drain.is_some() => {
+                            self.give_up(&id, sandbox, report, skipped).await?;
+                        }
+                        None => {}
+                    }
+                }
             }
         }
         Ok(())
@@ -153,36 +180,97 @@ impl Reconciler {
         Ok(named)
     }
 
-    /// Gives up the free ones among the missing. The leases of the others run to their ends.
+    /// Gives up a free sandbox.
     async fn give_up(
         &self,
         node: &NodeId,
-        sandboxes: &[Sandbox],
-        missing: &BTreeSet<HeldContainer>,
+        sandbox: &Sandbox,
         report: &mut NodesReport,
         skipped: &mut Skipped,
     ) -> Result<(), StoreError> {
-        let is_missing =
-            |sandbox: &&Sandbox| container_of(sandbox).is_some_and(|container| missing.contains(&container));
-        for sandbox in sandboxes.iter().filter(is_missing) {
-            if sandbox.lease().is_some() {
-                report.leased_missing += 1;
-                continue;
+        match self.give_up_free(sandbox, skipped).await? {
+            GivenUp::Done { is_announced } => {
+                report.retired += 1;
+                report.unannounced += u64::from(!is_announced);
+                tracing::warn!(
+                    sandbox.id = sandbox.id.as_str(),
+                    node.id = node.as_str(),
+                    "{} is given up: node {node} is lost or drained, or does not have it",
+                    sandbox.id,
+                );
             }
-            match self.give_up_free(sandbox, skipped).await? {
-                GivenUp::Done { is_announced } => {
-                    report.retired += 1;
-                    report.unannounced += u64::from(!is_announced);
-                    tracing::warn!(
-                        sandbox.id = sandbox.id.as_str(),
-                        node.id = node.as_str(),
-                        "{} is given up: node {node} is lost, or does not have it",
-                        sandbox.id,
-                    );
-                }
-                GivenUp::Raced => report.raced += 1,
-                GivenUp::Unreadable => {}
+            GivenUp::Raced => report.raced += 1,
+            GivenUp::Unreadable => {}
+        }
+        Ok(())
+    }
+
+    /// Writes into the record of a leased sandbox what has become of its container, so that its holder learns of it. Ends the
+    /// lease if the time of a drain is over.
+    async fn follow_leased(
+        &self,
+        node: &NodeId,
+        sandbox: &Sandbox,
+        finding: Option<RuntimeChange>,
+        drain: Option<Drain>,
+        report: &mut NodesReport,
+        skipped: &mut Skipped,
+    ) -> Result<(), StoreError> {
+        let now = self.ports.clock.now();
+        report.leased_missing += u64::from(matches!(finding, Some(RuntimeChange::Failed(_))));
+        if drain.and_then(|drain| drain.deadline).is_some_and(|deadline| deadline <= now) {
+            return self.end_for_drain(node, sandbox, report, skipped).await;
+        }
+        let known = RuntimeState::of(&sandbox.descriptor);
+        let Some(change) = finding.filter(|finding| match finding {
+            RuntimeChange::Failed(_) => known != Some(RuntimeState::Failed),
+            // One that was stopped or paused is no news.
+            _ => known == Some(RuntimeState::Running),
+        }) else {
+            return Ok(());
+        };
+        let written = self.ports.store.note_runtime(sandbox, change, None, now).await;
+        match skipped.unless_unreadable(written)? {
+            Some(Write::Done(changed)) => {
+                report.failed += u64::from(matches!(change, RuntimeChange::Failed(_)));
+                self.ports.recorder.note(&changed, None);
+                tracing::error!(
+                    sandbox.id = sandbox.id.as_str(),
+                    node.id = node.as_str(),
+                    "the container of {}, which is leased, is {} on node {node}",
+                    sandbox.id,
+                    change.leads_to(),
+                );
             }
+            Some(Write::Lost(_)) => report.raced += 1,
+            None => {}
+        }
+        Ok(())
+    }
+
+    async fn end_for_drain(
+        &self,
+        node: &NodeId,
+        sandbox: &Sandbox,
+        report: &mut NodesReport,
+        skipped: &mut Skipped,
+    ) -> Result<(), StoreError> {
+        let reason = format!("node {node} is drained");
+        let order = Actor::parse(ACTOR).and_then(|by| Ok(Order { by, reason: Reason::parse(&reason)? }));
+        let Ok(order) = order else { return Ok(()) };
+        let written = self.ports.store.order_deletion(sandbox, &order, self.ports.clock.now()).await;
+        match skipped.unless_unreadable(written)? {
+            Some(Write::Done(ended)) => {
+                report.ended += 1;
+                report.unannounced += u64::from(!self.after_lease(&ended).await?);
+                tracing::warn!(
+                    sandbox.id = sandbox.id.as_str(),
+                    "the lease of {} is ended: {reason}",
+                    sandbox.id
+                );
+            }
+            Some(Write::Lost(_)) => report.raced += 1,
+            None => {}
         }
         Ok(())
     }

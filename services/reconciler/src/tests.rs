@@ -162,8 +162,16 @@ impl Rig {
         let record = ClaimRecord::new(claim_key(number), candidate);
         self.store.open_claim(&record, expires_at.after(HOUR)).await.unwrap();
         let ClaimRecord { claim, candidate, .. } = record;
-        let grant =
-            Grant { claim, candidate, lab: None, by: None, request: None, granted_at: NOW, expires_at };
+        let grant = Grant {
+            claim,
+            candidate,
+            lab: None,
+            by: None,
+            request: None,
+            granted_at: NOW,
+            expires_at,
+            options: None,
+        };
         done(self.store.grant(&grant).await.unwrap())
     }
 
@@ -203,6 +211,7 @@ impl Rig {
             request: None,
             granted_at: NOW,
             expires_at: NOW.after(4 * HOUR),
+            options: None,
         };
         done(self.store.grant(&grant).await.unwrap())
     }

@@ -10,7 +10,7 @@ use domain::template::TEMPLATE_VERSIONS_MAX;
 use domain::{Actor, Template, TemplateHead, TemplateId, UnixSeconds};
 use ports::bus::Request;
 use ports::store::{StoreError, cursor};
-use runtime::requests::{decode, page_limit, parse_operator, store_fault};
+use runtime::requests::{decode, page_limit, parse_operator, place, store_fault};
 use std::str::FromStr;
 
 /// Attempts of one change; each further one means that another operator changed the template in between.
@@ -174,13 +174,6 @@ fn check_version(seen: Option<&TemplateHead>, expected: Option<u64>) -> Result<(
     }
     let message = format!("the template has version {version}; look at it again");
     Err(Fault::new(FaultCode::InvalidState, message))
-}
-
-/// The place in a cursor.
-fn place<T>(cursor: Option<&str>, read: impl FnOnce(&str) -> Option<T>) -> Result<Option<T>, Fault> {
-    let Some(text) = cursor else { return Ok(None) };
-    let place = cursor::decode(text).and_then(|[place]: [String; 1]| read(&place));
-    place.map(Some).ok_or_else(|| Fault::invalid("cursor", "is not one of this list"))
 }
 
 fn log(request: &Request, id: &TemplateId, by: &Actor, version: u64, action: &str) {

@@ -78,7 +78,7 @@ impl Node {
         let entry = entry.ok_or_else(no_container)?;
         let id = JobId::parse(&format!("exec-{}", self.random.fresh_id()))
             .map_err(|problem| Fault::new(FaultCode::InternalError, problem.to_string()))?;
-        let mut all_env = entry.env;
+        let mut all_env = entry.env_of_commands();
         all_env.extend(env);
         let mut job = job_of(id, command, entry.user, all_env);
         if let Some(cwd) = cwd {

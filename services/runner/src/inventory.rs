@@ -2,18 +2,18 @@
 
 use crate::Node;
 use crate::node_requests::unavailable;
-use contract::nodes::{HeldContainer, INVENTORY_MAX, InventoryReply, InventoryRequest};
+use contract::nodes::{HeldContainer, INVENTORY_MAX, InventoryReply, InventoryRequest, NodeLoad};
 use contract::{Fault, NodeVerb};
 use ports::bus::Request;
-use ports::engine::{Container, ContainerState, Incarnation};
+use ports::engine::{ContainerState, Incarnation};
 use runtime::requests::{decode, parse_incarnation};
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 // === impl Node ===
 
 impl Node {
-    /// Which of the named containers this node does not have, or cannot run any more. Without containers it only says that the
-    /// node is there.
+    /// Which of the named containers this node does not have, or cannot run any more. Without containers it says what the node
+    /// offers.
     pub(crate) async fn inventory(&self, request: &Request<NodeVerb>) -> Result<InventoryReply, Fault> {
         let InventoryRequest { containers } = decode(&request.body)?;
         if containers.len() > INVENTORY_MAX {
@@ -21,32 +21,49 @@ impl Node {
         }
         let generation = self.control.generation();
         if containers.is_empty() {
-            return Ok(InventoryReply { generation, missing: Vec::new() });
+            return Ok(InventoryReply { generation, load: Some(self.load()), ..InventoryReply::default() });
         }
         let listed = self.engine.list().await.map_err(|error| {
             tracing::warn!(error = %error, "the engine cannot list its containers");
             unavailable("the engine does not answer; repeat the request")
         })?;
-        let alive = listed.iter().filter(|container| is_alive(container));
-        let alive: BTreeSet<Incarnation> = alive.map(|container| container.incarnation).collect();
-        let mut missing = Vec::new();
+        let states: BTreeMap<Incarnation, &ContainerState> =
+            listed.iter().map(|container| (container.incarnation, &container.state)).collect();
+        let mut reply = InventoryReply { generation, ..InventoryReply::default() };
         for container in containers {
             let HeldContainer { sandbox_id: _, incarnation } = &container;
-            if !alive.contains(&parse_incarnation(incarnation)?) {
-                missing.push(container);
+            match states.get(&parse_incarnation(incarnation)?) {
+                None | Some(ContainerState::Failed { .. }) => reply.missing.push(container),
+                Some(ContainerState::Exited) => reply.exited.push(container),
+                Some(
+                    ContainerState::Creating
+                    | ContainerState::Running
+                    | ContainerState::Paused
+                    | ContainerState::Stopped,
+                ) => {}
             }
         }
-        Ok(InventoryReply { generation, missing })
+        Ok(reply)
     }
-}
 
-/// Whether a container runs or may run again.
-const fn is_alive(container: &Container) -> bool {
-    match container.state {
-        ContainerState::Creating
-        | ContainerState::Running
-        | ContainerState::Paused
-        | ContainerState::Stopped => true,
-        ContainerState::Exited | ContainerState::Failed { .. } => false,
+    fn load(&self) -> NodeLoad {
+        let ((used, promised), offered) = (self.containers.used(), self.containers.offered());
+        let taken = used.plus(promised);
+        let all = self.containers.all();
+        let leased = all.values().filter(|(entry, _)| entry.lease.is_some()).count();
+        let unsupported = self.engine.info().unsupported;
+        NodeLoad {
+            sandboxes: used.sandboxes,
+            leased: u64::try_from(leased).unwrap_or(u64::MAX),
+            sandboxes_max: offered.sandboxes,
+            cpu_milli: taken.cpu_milli,
+            cpu_milli_max: offered.cpu_milli,
+            memory_mb: taken.memory_mb,
+            memory_mb_max: offered.memory_mb,
+            unsupported: unsupported
+                .iter()
+                .map(|lack| format!("{}: {}", lack.feature, lack.reason))
+                .collect(),
+        }
     }
 }

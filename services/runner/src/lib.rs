@@ -27,6 +27,7 @@ mod containers;
 mod control;
 mod execute;
 mod inventory;
+mod lifecycle;
 mod metrics;
 mod node_requests;
 mod pools;

@@ -1,14 +1,14 @@
-//! Requests to this node: remove the containers of a sandbox, store the end of a lease, run a command.
+//! Requests to this node: remove the containers of a sandbox, store its lease, run a command, and more.
 
 use crate::Node;
 use crate::metrics::Removal;
 use async_trait::async_trait;
-use contract::nodes::{LeaseReply, LeaseRequest, RemoveContainersReply, RemoveContainersRequest};
+use contract::nodes::{LeaseReply, LeaseRequest, NodeLease, RemoveContainersReply, RemoveContainersRequest};
 use contract::{Fault, FaultCode, NodeVerb};
 use ports::bus::{Answer, Dropped, Handler, Request};
 use ports::engine::Incarnation;
 use runtime::requests::{decode, parse_incarnation, parse_sandbox, plain};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 #[async_trait]
 impl Handler<NodeVerb> for Node {
@@ -18,6 +18,7 @@ impl Handler<NodeVerb> for Node {
             NodeVerb::Lease => plain(self.store_lease(&request).await),
             NodeVerb::Execute => plain(self.execute(&request).await),
             NodeVerb::Inventory => plain(self.inventory(&request).await),
+            NodeVerb::Runtime => plain(self.change_runtime(&request).await),
         };
         let outcome = answer.body.as_ref().err().map_or("ok", |fault| fault.code.as_str());
         self.metrics.answered(request.verb, outcome);
@@ -70,7 +71,8 @@ impl Node {
             tracing::error!(error = %error, "the state of the runner cannot be written");
             unavailable("the node cannot store the lease; repeat the request")
         })?;
-        Ok(LeaseReply { lease: kept })
+        // The environment of a claim goes one way only.
+        Ok(LeaseReply { lease: NodeLease { env: BTreeMap::new(), ..kept } })
     }
 }
 

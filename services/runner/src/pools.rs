@@ -60,7 +60,10 @@ impl Pools {
             }
         }
         for pool in read.keys().filter(|pool| !pools.contains_key(*pool)) {
-            tracing::info!(pool.name = pool.as_str(), "pool {pool} is not served any more: it is gone");
+            tracing::info!(
+                pool.name = pool.as_str(),
+                "pool {pool} is not served any more: it is gone, or this node is drained"
+            );
         }
         let served: ServedPools = pools
             .iter()

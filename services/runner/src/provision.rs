@@ -1,7 +1,6 @@
 //! Works on one sandbox that is to be created: asks whether it is wanted, creates its container, waits until that is ready,
 //! and reports it.
 
-use crate::capacity::Demand;
 use crate::containers::Creating;
 use crate::control::ReportError;
 use crate::metrics::Removal;
@@ -14,6 +13,7 @@ use contract::nodes::{
     ProvisionWantedReply, ProvisionWantedRequest, ProvisionedRequest, WantedSandbox,
 };
 use contract::{ProvisionLane, ProvisionWork, Verb};
+use domain::template::Network;
 use domain::{PoolName, SandboxId, TemplateSpec};
 use ports::backoff::longest_pause;
 use ports::bus::{Delivery, Verdict, Worker};
@@ -153,7 +153,9 @@ impl Node {
             Some(adopted) => adopted,
             None => self.create(wanted).await?,
         };
-        match self.make_ready(&container, &wanted.template).await {
+        // The main command begins with the environment of the claim that waits for it.
+        let env = self.containers.entry(&creating.incarnation()).map(|entry| entry.env_of_commands());
+        match self.make_ready(&container, &wanted.template, &env.unwrap_or_default()).await {
             Ok(()) => Ok((container, creating)),
             Err(reason) => {
                 self.discard(&creating.incarnation(), Removal::Failed).await;
@@ -204,7 +206,7 @@ impl Node {
             .map_err(|problem| Failure::counted(format!("a fresh id {problem}")))?;
         let spec = container_spec(template, image, id.clone(), incarnation);
         let lane = ProvisionLane { priority: work.priority(), pool: pool.clone() };
-        let entry = Entry::of(&spec, Demand::of(template)).leased(lease.clone());
+        let entry = Entry::of(id.clone(), template).leased(lease.clone());
         let Some(creating) = self.containers.begin(&lane, incarnation, entry) else {
             return Err(Failure::put_off("full"));
         };
@@ -258,6 +260,8 @@ impl Node {
         let endpoints = container.endpoints.iter();
         let endpoints: std::collections::BTreeMap<_, _> =
             endpoints.map(|endpoint| (endpoint.port, endpoint.address.to_string())).collect();
+        let network = Some(wanted.template.network).filter(|network| *network != Network::None);
+        let network = network.map(|network| <&str>::from(network).to_owned());
         let request = |generation| ProvisionedRequest {
             node: node.clone(),
             generation,
@@ -265,6 +269,7 @@ impl Node {
             epoch: work.epoch,
             incarnation: incarnation.to_string(),
             endpoints: endpoints.clone(),
+            network: network.clone(),
         };
         let seen = self.containers.entry(&incarnation).and_then(|entry| entry.lease);
         let reply: Result<Holding, _> = self.control.insist(Verb::Provisioned, &request).await;

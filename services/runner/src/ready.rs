@@ -4,7 +4,7 @@ use crate::{Node, within};
 use domain::TemplateSpec;
 use domain::template::Readiness;
 use ports::clock::Clock;
-use ports::engine::{Container, EngineError};
+use ports::engine::{Container, EngineError, Incarnation};
 use runtime::telemetry::Chain;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -40,9 +40,11 @@ impl Node {
         &self,
         container: &Container,
         template: &TemplateSpec,
+        env: &BTreeMap<String, String>,
     ) -> Result<(), NotReady> {
         let ready = async {
-            let main = self.start_main(container, template).await?;
+            let incarnation = &container.incarnation;
+            let main = self.start_main(incarnation, &template.command, template.user, env).await?;
             tokio::select! {
                 biased;
                 reason = failed_to_start(main) => Err(format!("its main command cannot be started: {reason}")),
@@ -78,17 +80,19 @@ impl Node {
     }
 
     /// Starts the main command, if there is one; none if an earlier attempt has started it.
-    async fn start_main(
+    pub(crate) async fn start_main(
         &self,
-        container: &Container,
-        template: &TemplateSpec,
+        incarnation: &Incarnation,
+        command: &[String],
+        user: u32,
+        env: &BTreeMap<String, String>,
     ) -> Result<Option<Attached>, NotReady> {
-        if template.command.is_empty() {
+        if command.is_empty() {
             return Ok(None);
         }
         let id = job_id(MAIN_JOB)?;
-        let client = self.client(container).await?;
-        let job = job_of(id, template.command.clone(), template.user, template.env.clone());
+        let client = self.client(incarnation).await?;
+        let job = job_of(id, command.to_vec(), user, env.clone());
         match client.start(job).await {
             // The job goes on without a client that is attached to it.
             Ok(main) => Ok(Some(main)),
@@ -108,7 +112,7 @@ impl Node {
         command: &[String],
     ) -> Result<(), NotReady> {
         loop {
-            let client = self.client(container).await?;
+            let client = self.client(&container.incarnation).await?;
             let id = job_id(&format!("ready-{}", self.random.fresh_id()))?;
             let mut job = job_of(id, command.to_vec(), template.user, template.env.clone());
             // If this process ends in the meantime, the check ends as well.
@@ -133,8 +137,8 @@ impl Node {
         }
     }
 
-    async fn client(&self, container: &Container) -> Result<Client, NotReady> {
-        let connected = self.engine.connect(&container.incarnation).await;
+    async fn client(&self, incarnation: &Incarnation) -> Result<Client, NotReady> {
+        let connected = self.engine.connect(incarnation).await;
         let connection = connected.map_err(|error: EngineError| format!("it ended at once: {error}"))?;
         let client = Client::connect(connection).await;
         client.map_err(|error| format!("its supervisor does not answer: {}", Chain(&error)))

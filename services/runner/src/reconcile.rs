@@ -1,7 +1,6 @@
 //! Compares the containers of the node with their records: what no record names goes, and what the engine lost is forgotten.
 
 use crate::Node;
-use crate::capacity::Demand;
 use crate::containers::over_at_ms;
 use crate::metrics::Removal;
 use crate::state::Entry;
@@ -178,9 +177,7 @@ impl Node {
 
 /// What is assumed of a container that only the engine knew: it is as large as one of a template without settings.
 fn found(container: &Container) -> Entry {
-    let usual = TemplateSpec::of_image(Image::Host);
-    let (sandbox, demand) = (container.sandbox.clone(), Demand::of(&usual));
-    Entry { sandbox, demand, user: usual.user, env: usual.env, lease: None, leased_epoch: None }
+    Entry::of(container.sandbox.clone(), &TemplateSpec::of_image(Image::Host))
 }
 
 /// Decides what to remove.

@@ -5,8 +5,8 @@
 
 use crate::capacity::Demand;
 use contract::nodes::NodeLease;
-use domain::SandboxId;
-use ports::engine::{ContainerSpec, Incarnation};
+use domain::{SandboxId, TemplateSpec};
+use ports::engine::Incarnation;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions, TryLockError};
@@ -31,8 +31,10 @@ pub(crate) struct Entry {
     pub(crate) demand: Demand,
     /// The user of its commands.
     pub(crate) user: u32,
-    /// The environment of its commands. Secrets are not part of it.
+    /// The environment of its commands, without that of a claim. Secrets are not part of it.
     pub(crate) env: BTreeMap<String, String>,
+    /// Its main command; empty if there is none.
+    pub(crate) command: Vec<String>,
     /// The lease of its sandbox, as far as it is known here.
     pub(crate) lease: Option<NodeLease>,
     /// The epoch of the last lease: what was handed out is never handed out again, whatever a table says that was restored.
@@ -84,6 +86,8 @@ struct StoredEntry {
     user: u32,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     env: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    command: Vec<String>,
     lease: Option<NodeLease>,
     #[serde(default)]
     leased_epoch: Option<u64>,
@@ -92,10 +96,17 @@ struct StoredEntry {
 // === impl Entry ===
 
 impl Entry {
-    /// What is known of a container that is created from `spec`.
-    pub(crate) fn of(spec: &ContainerSpec, demand: Demand) -> Self {
-        let (sandbox, env) = (spec.sandbox.clone(), spec.env.clone());
-        Self { sandbox, demand, user: spec.user, env, lease: None, leased_epoch: None }
+    /// What is known of a container of that sandbox.
+    pub(crate) fn of(sandbox: SandboxId, template: &TemplateSpec) -> Self {
+        let TemplateSpec { user, env, command, .. } = template.clone();
+        let demand = Demand::of(template);
+        Self { sandbox, demand, user, env, command, lease: None, leased_epoch: None }
+    }
+
+    /// The environment of its commands, with that of the claim that holds it.
+    pub(crate) fn env_of_commands(&self) -> BTreeMap<String, String> {
+        let of_claim = self.lease.iter().flat_map(|lease| lease.env.clone());
+        self.env.clone().into_iter().chain(of_claim).collect()
     }
 
     /// The same with that lease.
@@ -105,10 +116,11 @@ impl Entry {
     }
 
     fn stored(&self) -> StoredEntry {
-        let Self { sandbox, demand, user, env, lease, leased_epoch } = self;
+        let Self { sandbox, demand, user, env, command, lease, leased_epoch } = self;
         let Demand { cpu_milli, memory_mb, sandboxes: _ } = *demand;
-        let (sandbox, env, lease) = (sandbox.to_string(), env.clone(), lease.clone());
-        StoredEntry { sandbox, cpu_milli, memory_mb, user: *user, env, lease, leased_epoch: *leased_epoch }
+        let (sandbox, user, leased_epoch) = (sandbox.to_string(), *user, *leased_epoch);
+        let (env, command, lease) = (env.clone(), command.clone(), lease.clone());
+        StoredEntry { sandbox, cpu_milli, memory_mb, user, env, command, lease, leased_epoch }
     }
 }
 
@@ -176,11 +188,11 @@ fn parse(bytes: &[u8]) -> Result<Entries, String> {
         return Err(format!("it has version {version}, and this build reads {VERSION}"));
     }
     let parsed = containers.into_iter().map(|(incarnation, stored)| {
-        let StoredEntry { sandbox, cpu_milli, memory_mb, user, env, lease, leased_epoch } = stored;
+        let StoredEntry { sandbox, cpu_milli, memory_mb, user, env, command, lease, leased_epoch } = stored;
         let incarnation = Incarnation::parse(&incarnation).map_err(|problem| problem.to_string())?;
         let sandbox = SandboxId::parse(&sandbox).map_err(|problem| problem.to_string())?;
         let demand = Demand { cpu_milli, memory_mb, sandboxes: 1 };
-        Ok((incarnation, Entry { sandbox, demand, user, env, lease, leased_epoch }))
+        Ok((incarnation, Entry { sandbox, demand, user, env, command, lease, leased_epoch }))
     });
     parsed.collect()
 }
@@ -198,10 +210,16 @@ mod tests {
             demand: Demand { cpu_milli: 250, memory_mb: 64, sandboxes: 1 },
             user: 1_000,
             env: env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+            command: vec!["serve".to_owned()],
             lease,
             leased_epoch: None,
         };
-        let lease = NodeLease { epoch: 3, ends_at: 1_700_000_000, grace_seconds: 60 };
+        let lease = NodeLease {
+            epoch: 3,
+            ends_at: 1_700_000_000,
+            grace_seconds: 60,
+            env: [("A".to_owned(), "1".to_owned())].into(),
+        };
         [
             (Incarnation::parse(ONE).unwrap(), entry("ctr_1", Some(lease), &[("LANG", "C")])),
             (Incarnation::parse(TWO).unwrap(), entry("ctr_2", None, &[])),

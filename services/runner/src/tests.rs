@@ -86,7 +86,7 @@ pub(crate) fn pool() -> PoolName {
 
 /// A lease that ends after that many seconds, with a minute of grace.
 pub(crate) fn lease(epoch: u64, seconds: u64) -> NodeLease {
-    NodeLease { epoch, ends_at: NOW.get() + seconds, grace_seconds: 60 }
+    NodeLease { epoch, ends_at: NOW.get() + seconds, grace_seconds: 60, ..NodeLease::default() }
 }
 
 /// A request to the node, as the bus delivers it.

@@ -6,6 +6,7 @@ use contract::nodes::ExecutionResult;
 use domain::{Descriptor, StateName};
 use harness::wait::{TIMEOUT, eventually};
 use ports::engine::ContainerState;
+use reqwest::Method;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -106,6 +107,66 @@ async fn release_deletes_the_container_and_leaves_a_tombstone() {
     assert!(late.status >= 400, "{late:?}");
     let next = world.claimed("student-1").await;
     assert_ne!(next.id, sandbox.id, "a new claim of the same owner gets another one");
+    world.settle().await;
+    world.end().await;
+}
+
+#[tokio::test]
+async fn native_claim_is_answered_when_the_container_is_ready_and_its_commands_have_its_environment() {
+    let world = World::new(&[("a", 6)], 1).await;
+    world.node("a").engine.set_jobs(|job| Play::printing(format!("{:?} {:?}", job.id, job.env)));
+    world.put_pool(1).await;
+    world.until_free(1).await;
+    let settings = json!({"pool": "shells", "env": {"GREETING": "hello"}, "labels": {"team": "blue"}});
+    let warm = world.claimed_with("student-1", settings.clone()).await;
+    assert_eq!((&warm.body["status"], &warm.body["node"]), (&json!("allocated"), &json!("a")), "{warm:?}");
+    let sandbox = world.rig.sandbox(warm.sandbox()).await.unwrap();
+    let incarnation = sandbox.descriptor.get(Descriptor::INCARNATION).unwrap();
+    let stored = world.node("a").state()["containers"][incarnation]["lease"].clone();
+    assert_eq!(stored["env"], json!({"GREETING": "hello"}), "the node had it before the answer: {stored}");
+    let mut settings = settings;
+    settings["warm"] = json!("never");
+    let cold = world.claimed_with("student-2", settings).await;
+    assert_eq!((cold.status, &cold.body["status"]), (201, &json!("allocated")), "it waited: {cold:?}");
+    let sandbox = world.rig.sandbox(cold.sandbox()).await.unwrap();
+    let done = world.execute(&sandbox, "student-2", &["env"]).await;
+    assert_eq!(done.body["stdout"], "hello", "{done:?}");
+    for owner in ["student-1", "student-2"] {
+        let other = world.as_holder(Method::POST, "/v1/claims", owner, json!({"pool": "shells"})).await;
+        assert_eq!((other.status, other.code()), (409, "KEY_IN_USE"), "{other:?}");
+    }
+    let listed = world.as_holder(Method::GET, "/v1/claims", "student-1", json!({})).await;
+    assert_eq!(listed.body["claims"][0]["labels"], json!({"team": "blue"}), "{listed:?}");
+    assert!(!listed.body.to_string().contains("hello"), "an environment is not shown");
+    let path = format!("/v1/claims/{}", warm.sandbox());
+    let nameless = world.as_holder(Method::DELETE, &path, "student-1", json!({})).await;
+    assert_eq!((nameless.status, nameless.code()), (400, "INVALID_REQUEST"), "{nameless:?}");
+    world.settle().await;
+    world.end().await;
+}
+
+#[tokio::test]
+async fn holder_stops_starts_and_replicates_a_container() {
+    let world = World::new(&[("a", 6)], 0).await;
+    let sandbox = world.claimed("student-1").await;
+    for (action, runtime, state) in [
+        ("stop", "stopped", ContainerState::Stopped),
+        ("start", "running", ContainerState::Running),
+        ("pause", "paused", ContainerState::Paused),
+        ("resume", "running", ContainerState::Running),
+        ("restart", "running", ContainerState::Running),
+    ] {
+        let path = format!("/v1/sandboxes/{}/{action}", sandbox.id);
+        let done = world.as_holder(Method::POST, &path, "student-1", json!({})).await;
+        assert_eq!((done.status, &done.body["runtime"]), (200, &json!(runtime)), "{done:?}");
+        assert_eq!(world.container(&sandbox).await.map(|container| container.state), Some(state), "{action}");
+        let refused = world.as_holder(Method::POST, &path, "student-2", json!({})).await;
+        assert_eq!((refused.status, refused.code()), (403, "NOT_SANDBOX_OWNER"), "{refused:?}");
+    }
+    let path = format!("/v1/sandboxes/{}/replicate?wait=ready", sandbox.id);
+    let replica = world.as_holder(Method::POST, &path, "student-1", json!({"key": "second"})).await;
+    assert_eq!((replica.status, &replica.body["status"]), (201, &json!("allocated")), "{replica:?}");
+    assert_ne!(replica.sandbox(), sandbox.id.as_str());
     world.settle().await;
     world.end().await;
 }

@@ -1,6 +1,6 @@
 //! A fleet with nodes, and what has to hold on it whatever has happened.
 
-use domain::{Descriptor, Lease, PoolName, Sandbox, StateName};
+use domain::{Descriptor, Lease, PoolName, RuntimeState, Sandbox, StateName};
 use harness::http::{Answer, answer};
 use harness::nodes::Node;
 use harness::rig::{Plan, Rig};
@@ -152,12 +152,25 @@ impl World {
 
     /// Runs a command in a sandbox.
     pub(super) async fn execute(&self, sandbox: &Sandbox, owner: &str, command: &[&str]) -> Answer {
+        let path = format!("/v1/sandboxes/{}/executions", sandbox.id);
+        self.as_holder(Method::POST, &path, owner, json!({"command": command})).await
+    }
+
+    /// Sends a request of a holder.
+    pub(super) async fn as_holder(&self, method: Method, path: &str, owner: &str, body: Value) -> Answer {
         let api = &self.rig.api;
-        let url = format!("{}/v1/sandboxes/{}/executions", api.root, sandbox.id);
-        let request = api.client.post(url).bearer_auth(&api.lab_token);
-        let request =
-            request.header("X-Instruqt-Sandbox-ID", owner).body(json!({"command": command}).to_string());
+        let request = api.client.request(method, format!("{}{path}", api.root)).bearer_auth(&api.lab_token);
+        let request = request.header("X-Instruqt-Sandbox-ID", owner).body(body.to_string());
         answer(request.send().await.unwrap()).await
+    }
+
+    /// Claims a container by the native route and waits until it is ready.
+    pub(super) async fn claimed_with(&self, owner: &str, settings: Value) -> Answer {
+        eventually("a granted claim", TIMEOUT, || async {
+            let claim = self.as_holder(Method::POST, "/v1/claims?wait=ready", owner, settings.clone()).await;
+            if matches!(claim.status, 200 | 201) { Ok(claim) } else { Err(claim) }
+        })
+        .await
     }
 
     pub(super) fn node(&self, name: &str) -> &Node {
@@ -202,7 +215,10 @@ impl World {
     async fn in_records(&self) -> Vec<Named> {
         let mut found = Vec::new();
         for state in [StateName::Available, StateName::Allocated] {
-            found.extend(self.records(state).await.iter().map(|sandbox| {
+            // One that is lost is named by a record that its holder still has.
+            let is_lost =
+                |sandbox: &&Sandbox| RuntimeState::of(&sandbox.descriptor) == Some(RuntimeState::Failed);
+            found.extend(self.records(state).await.iter().filter(|one| !is_lost(one)).map(|sandbox| {
                 let value = |key| sandbox.descriptor.get(key).unwrap_or_default().to_owned();
                 (node_of(sandbox).to_owned(), sandbox.id.to_string(), value(Descriptor::INCARNATION))
             }));

@@ -159,7 +159,7 @@ impl<I: Interposer> NodeItems for InterposedStore<I> {
         self.pass("node", self.inner.node(id)).await
     }
 
-    async fn write_node(&self, seen: Option<u64>, next: &Node) -> Result<bool, StoreError> {
+    async fn write_node(&self, seen: Option<&Node>, next: &Node) -> Result<bool, StoreError> {
         self.pass("write_node", self.inner.write_node(seen, next)).await
     }
 

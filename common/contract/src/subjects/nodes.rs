@@ -23,7 +23,8 @@ mod tests {
         let named: Vec<_> = NodeVerb::iter().map(|verb| subjects.node_request(&node, verb)).collect();
         assert_eq!(
             named,
-            ["remove", "lease", "execute", "inventory"].map(|verb| format!("blue.node.rack-1_a.{verb}"))
+            ["remove", "lease", "execute", "inventory", "runtime"]
+                .map(|verb| format!("blue.node.rack-1_a.{verb}"))
         );
     }
 

@@ -46,6 +46,7 @@ fn grant_of(sandbox: &Sandbox) -> Grant {
         request: None,
         granted_at: GRANTED,
         expires_at: EXPIRES,
+        options: None,
     }
 }
 

@@ -1,4 +1,5 @@
 use super::*;
+use crate::options::{ENV_BYTES_MAX, ENV_MAX};
 
 /// The field that a changed spec is refused for.
 fn field(change: impl FnOnce(&mut TemplateSpec)) -> Option<&'static str> {

@@ -3,7 +3,8 @@
 use super::super::attributes::{REASON, RESULT, SERVICES};
 use super::*;
 use domain::{
-    Actor, Candidate, Descriptor, Grant, NewSandbox, Order, Preparation, Skip, Transition, UnixSeconds,
+    Actor, Candidate, ClaimOptions, Descriptor, Grant, NewSandbox, Order, Preparation, Skip, Transition,
+    UnixSeconds,
 };
 
 const SHARDS: u16 = 8;
@@ -29,8 +30,14 @@ fn held(lab: Option<&str>) -> Sandbox {
         request: None,
         granted_at: UnixSeconds::new(200),
         expires_at: UnixSeconds::new(300),
+        options: lab.and_then(|_| options()),
     };
     free().apply(&Transition::grant(&grant)).unwrap()
+}
+
+fn options() -> Option<Box<ClaimOptions>> {
+    let one = |name: &str| [(name.to_owned(), "1".to_owned())].into();
+    ClaimOptions { env: one("A"), labels: one("team") }.boxed()
 }
 
 fn ending() -> Sandbox {
@@ -253,6 +260,7 @@ fn item_sizes_match_the_census_cost_estimate() {
         request: None,
         granted_at: at,
         expires_at: at,
+        options: None,
     };
     let held = free.clone().apply(&Transition::grant(&grant)).unwrap();
     let ending = held.clone().apply(&Transition::release(&owner, None, None, at)).unwrap();

@@ -3,7 +3,7 @@
 use super::{Store, StoreError, Write};
 use domain::{
     Actor, Candidate, Description, Descriptor, Epoch, Extension, Grant, Lease, Order, OwnerId, Preparation,
-    RequestKey, Sandbox, SandboxId, StateName, Transition, UnixSeconds, Version,
+    RequestKey, RuntimeChange, Sandbox, SandboxId, StateName, Transition, UnixSeconds, Version,
 };
 
 /// Every state in which the name of a sandbox is not its sort key.
@@ -62,6 +62,7 @@ impl dyn Store + '_ {
 
     by_seen! {
         extend(Sandbox, extension: &Extension, now: UnixSeconds);
+        note_runtime(Sandbox, change: RuntimeChange, by: Option<&Actor>, now: UnixSeconds);
         quarantine(Candidate, order: &Order, now: UnixSeconds);
         unquarantine(Sandbox, order: &Order, now: UnixSeconds);
         order_deletion(Sandbox, order: &Order, now: UnixSeconds);

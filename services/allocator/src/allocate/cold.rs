@@ -10,7 +10,8 @@ use crate::candidates::Scarcity;
 use crate::deadline::Deadline;
 use contract::{Fault, FaultCode, Outcome, ProvisionWork, WarmPolicy};
 use domain::{
-    Candidate, ClaimRecord, Creation, Fingerprint, NamePrefix, NewSandbox, PoolName, Sandbox, SandboxId,
+    Candidate, ClaimOptions, ClaimRecord, Creation, Fingerprint, NamePrefix, NewSandbox, PoolName, Sandbox,
+    SandboxId,
 };
 use ports::store::index::fnv1a;
 use ports::store::{Insert, Write, cursor};
@@ -23,6 +24,7 @@ impl Allocator {
         &self,
         pool: &PoolName,
         prefix: Option<&NamePrefix>,
+        options: Option<&ClaimOptions>,
     ) -> Result<Option<Creation>, Fault> {
         let pools = self.ports.pools.current();
         if !pools.is_created(pool) {
@@ -38,7 +40,12 @@ impl Allocator {
             let message = format!("the template of pool {pool} is not known to this worker yet");
             return Err(Fault::new(FaultCode::NotHere, message));
         };
-        let asked = cursor::encode(&[pool.as_str()]);
+        let mut asked = vec![pool.as_str()];
+        for entries in options.iter().flat_map(|options| [&options.env, &options.labels]) {
+            asked.push("");
+            asked.extend(entries.iter().flat_map(|(name, value)| [name.as_str(), value.as_str()]));
+        }
+        let asked = cursor::encode(&asked);
         let fingerprint = Fingerprint::parse(&format!("{:016x}", fnv1a(asked.as_bytes())));
         let fingerprint =
             fingerprint.map_err(|problem| Fault::new(FaultCode::InternalError, problem.to_string()))?;

@@ -5,8 +5,21 @@ use crate::admission::Permit;
 use crate::candidates::Selector;
 use crate::{Allocator, parse_actor, store_fault};
 use contract::{AllocateRequest, Fault, FaultCode, LabDuration, Principal, WarmPolicy};
-use domain::{ClaimKey, IdempotencyKey, LabId, NamePrefix, PoolKind, PoolName, PoolSpec};
+use domain::{
+    ClaimKey, ClaimOptions, Descriptor, IdempotencyKey, LabId, NamePrefix, OwnerId, PoolKind, PoolName,
+    PoolSpec, Sandbox, TemplateVersion,
+};
 use ports::bus::Request;
+
+/// Where the sandbox of a claim comes from.
+struct Source {
+    /// The pool; the default one if none.
+    pool: Option<String>,
+    /// What the claim says about the sandbox, with what it takes over.
+    options: ClaimOptions,
+    /// The sandbox that it is to be a replica of.
+    original: Option<Sandbox>,
+}
 
 impl Allocator {
     /// A claim whose every field is valid, of pools that the caller may use.
@@ -21,26 +34,19 @@ impl Allocator {
             owner,
             lab,
             idempotency_key,
-            pool,
+            pool: _,
             name_prefix,
             lab_duration_hours,
             lab_duration_minutes,
             warm,
+            template: _,
+            replica_of: _,
+            env: _,
+            labels: _,
             by,
         } = request;
         let owner = crate::lookup::parse_owner(asked, owner)?;
-        let key = match (present(idempotency_key), present(&asked.context.idempotency_key)) {
-            (Some(inside), Some(beside)) if inside != beside => {
-                return Err(Fault::invalid("idempotency_key", "differs from the header Idempotency-Key"));
-            }
-            (inside, beside) => inside.or(beside),
-        };
-        let key = match key {
-            None => IdempotencyKey::from(&owner),
-            Some(key) => {
-                IdempotencyKey::parse(key).map_err(|problem| Fault::invalid("idempotency_key", problem))?
-            }
-        };
+        let key = ClaimKey { key: parse_key(asked, &owner, idempotency_key)?, owner };
         let lab =
             present(lab).map(LabId::parse).transpose().map_err(|problem| Fault::invalid("lab", problem))?;
         let prefix = present(name_prefix)
@@ -49,8 +55,8 @@ impl Allocator {
             .map_err(|problem| Fault::invalid("name_prefix", problem))?;
         let wanted = LabDuration::of_fields(*lab_duration_hours, *lab_duration_minutes);
         let by = parse_actor(asked, by.as_deref())?;
-        let key = ClaimKey { owner, key };
         let warm = parse_warm(present(warm))?;
+        let Source { pool, options, original } = self.source_of(asked, request, &key.owner).await?;
         let mut claim = Claim {
             permit,
             key,
@@ -62,16 +68,24 @@ impl Allocator {
             request: None,
             is_only_attempt: false,
             creation: None,
+            options: options.boxed(),
             warm,
         };
-        claim.selectors = match (present(pool), prefix) {
-            (None, Some(prefix)) => self.selectors_of(&claim, &prefix)?,
+        claim.selectors = match (pool.as_deref(), prefix) {
+            (None, Some(prefix)) => {
+                self.check_options(asked, &mut claim).await?;
+                self.selectors_of(&claim, &prefix)?
+            }
             (pool, prefix) => {
                 let pool = self.parse_pool(asked, pool).await?;
                 // The default pool needs the same permission as a named one.
                 claim.authorize(&pool)?;
                 self.check_length(&pool, wanted)?;
-                claim.creation = self.creation_in(&pool, prefix.as_ref())?;
+                claim.creation = self.creation_in(&pool, prefix.as_ref(), claim.options.as_deref())?;
+                if let Some(original) = &original {
+                    claim.replicate(original)?;
+                }
+                self.check_options(asked, &mut claim).await?;
                 if warm == WarmPolicy::Never && claim.creation.is_none() {
                     return Err(Fault::invalid(
                         "warm",
@@ -82,6 +96,89 @@ impl Allocator {
             }
         };
         Ok(claim)
+    }
+
+    /// Where the sandbox of a claim comes from.
+    async fn source_of(
+        &self,
+        asked: &Request,
+        request: &AllocateRequest,
+        owner: &OwnerId,
+    ) -> Result<Source, Fault> {
+        let AllocateRequest { pool, template, replica_of, env, labels, .. } = request;
+        let options = ClaimOptions { env: env.clone(), labels: labels.clone() };
+        let original = match present(replica_of) {
+            Some(id) => Some(self.original(asked, id, owner).await?),
+            None => None,
+        };
+        let pool = match (&original, present(template), present(pool)) {
+            (Some(original), None, None) => Some(original.pool.to_string()),
+            (Some(_), _, _) => {
+                return Err(Fault::invalid("replica_of", "says the pool; leave out pool and template"));
+            }
+            (None, Some(template), pool) => Some(self.pool_of_template(template, pool)?),
+            (None, None, pool) => pool.map(str::to_owned),
+        };
+        let options = match &original {
+            Some(original) => options.over(original.lease().and_then(|lease| lease.options.as_deref())),
+            None => options,
+        };
+        options.check().map_err(|(field, problem)| Fault::invalid(field, problem))?;
+        Ok(Source { pool, options, original })
+    }
+
+    /// The sandbox that a claim is to be a replica of: a container or the like that the same owner holds.
+    async fn original(&self, asked: &Request, id: &str, owner: &OwnerId) -> Result<Sandbox, Fault> {
+        let sandbox = self.sandbox_of(asked, id).await?;
+        if !sandbox.belongs_to(owner) {
+            return Err(Fault::new(FaultCode::NotSandboxOwner, "this sandbox is not allocated to you"));
+        }
+        if sandbox.lease().is_none() {
+            return Err(Fault::new(FaultCode::InvalidState, "this sandbox has been released"));
+        }
+        Ok(sandbox)
+    }
+
+    /// The only pool whose sandboxes are created from a template.
+    fn pool_of_template(&self, template: &str, pool: Option<&str>) -> Result<String, Fault> {
+        let pools = self.ports.pools.current();
+        let names_it = |spec: &&PoolSpec| spec.template.as_deref() == Some(template);
+        let named: Vec<_> = pools.specs().iter().filter(names_it).map(|spec| spec.name.as_str()).collect();
+        match (named.as_slice(), pool) {
+            (named, Some(pool)) if named.contains(&pool) => Ok(pool.to_owned()),
+            (_, Some(_)) => Err(Fault::invalid("template", "is not that of the pool; leave one of them out")),
+            ([only], None) => Ok((*only).to_owned()),
+            ([], None) => Err(Fault::invalid("template", "is that of no pool; create a pool that names it")),
+            (several, None) => {
+                let problem = format!("is that of several pools; name one of {}", several.join(", "));
+                Err(Fault::invalid("template", problem))
+            }
+        }
+    }
+
+    /// An environment is for containers. A main command that has begun without it would never see it, so a claim with one has
+    /// its container created.
+    async fn check_options(&self, asked: &Request, claim: &mut Claim<'_>) -> Result<(), Fault> {
+        if claim.options.as_ref().is_none_or(|options| options.env.is_empty()) {
+            return Ok(());
+        }
+        let Some(creation) = &claim.creation else {
+            return Err(Fault::invalid("env", "is for pools of containers, and this pool is none"));
+        };
+        let settings = self.settings_of(asked, &creation.template).await?;
+        let has_command =
+            settings.and_then(|settings| settings.spec().ok()).is_some_and(|spec| !spec.command.is_empty());
+        match claim.warm {
+            WarmPolicy::Require if has_command => Err(Fault::invalid(
+                "warm",
+                "cannot be require: the main command of the template needs the environment at its start",
+            )),
+            WarmPolicy::Prefer if has_command => {
+                claim.warm = WarmPolicy::Never;
+                Ok(())
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Every pool whose sandboxes a claim with a prefix and without a pool may get: first the default pool, then those
@@ -143,6 +240,45 @@ impl Allocator {
             return Err(Fault::new(FaultCode::NotHere, message));
         }
         Err(Fault::invalid("pool", "is not a pool of this broker"))
+    }
+}
+
+// === impl Claim ===
+
+impl Claim<'_> {
+    /// Asks for the same version of the template as `original`. Free ones are of the current version.
+    fn replicate(&mut self, original: &Sandbox) -> Result<(), Fault> {
+        if original.lease().is_some_and(|lease| lease.claim == self.key) {
+            return Err(Fault::invalid("idempotency_key", "is that of the sandbox itself; use another key"));
+        }
+        let version = original.descriptor.get(Descriptor::TEMPLATE).map(TemplateVersion::parse);
+        let (Some(creation), Some(Ok(version))) = (self.creation.as_mut(), version) else {
+            return Err(Fault::invalid("replica_of", "must name a sandbox that the fleet has created"));
+        };
+        if creation.template == version {
+            return Ok(());
+        }
+        if self.warm == WarmPolicy::Require {
+            let problem = "cannot be require: free sandboxes are of a newer version of the template";
+            return Err(Fault::invalid("warm", problem));
+        }
+        creation.template = version;
+        self.warm = WarmPolicy::Never;
+        Ok(())
+    }
+}
+
+/// The key in the body or in the header; the owner without one.
+fn parse_key(asked: &Request, owner: &OwnerId, inside: &Option<String>) -> Result<IdempotencyKey, Fault> {
+    let key = match (present(inside), present(&asked.context.idempotency_key)) {
+        (Some(inside), Some(beside)) if inside != beside => {
+            return Err(Fault::invalid("idempotency_key", "differs from the header Idempotency-Key"));
+        }
+        (inside, beside) => inside.or(beside),
+    };
+    match key {
+        None => Ok(IdempotencyKey::from(owner)),
+        Some(key) => IdempotencyKey::parse(key).map_err(|problem| Fault::invalid("idempotency_key", problem)),
     }
 }
 

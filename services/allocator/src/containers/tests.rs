@@ -5,7 +5,7 @@ use crate::nodes::tests::{ONE, provisioned, register, rig, wanted};
 use async_trait::async_trait;
 use contract::nodes::{LeaseReply, LeaseRequest};
 use contract::{Fault, FaultCode, NodeVerb, Verb};
-use domain::NodeId;
+use domain::{NodeId, RuntimeChange, RuntimeFailure, SandboxId};
 use parking_lot::Mutex;
 use ports::bus::{Answer, Handler, Request, ServeNode as _};
 use serde_json::{Value, json};
@@ -18,6 +18,8 @@ use tokio_util::sync::CancellationToken;
 struct Node {
     asked: Mutex<Vec<(NodeVerb, Value)>>,
     refuses: Mutex<Option<Fault>>,
+    /// What a container does after the request `runtime`.
+    runtime: Mutex<String>,
     /// The end of the lease that it claims to have stored, if not the one that it was sent.
     stored_end: Mutex<Option<u64>>,
 }
@@ -35,6 +37,7 @@ impl Handler<NodeVerb> for Node {
                 lease.ends_at = self.stored_end.lock().unwrap_or(lease.ends_at);
                 Ok(serde_json::to_vec(&LeaseReply { lease }).unwrap())
             }
+            NodeVerb::Runtime => Ok(json!({"runtime": self.runtime.lock().clone()}).to_string().into_bytes()),
             _ => {
                 let result = json!({
                     "reason": "exited", "exit_code": 0, "signal": null, "stdout": "hello\n", "stderr": "",
@@ -195,4 +198,88 @@ async fn claim_says_whether_it_takes_a_free_container() {
         refused(json!({"owner": "p-5", "pool": "main", "warm": "never"})).await,
         FaultCode::InvalidRequest
     );
+}
+
+#[tokio::test]
+async fn container_is_stopped_and_started_for_its_holder() {
+    let (rig, node, stop) = leased().await;
+    received(&rig, &node).await;
+    let ask = |action: &str, owner: &str| json!({"sandbox_id": "ctr_1", "owner": owner, "action": action});
+    let events =
+        async || rig.store.sandbox(&SandboxId::parse("ctr_1").unwrap()).await.unwrap().unwrap().history;
+    for (action, leads_to) in
+        [("stop", "stopped"), ("start", "running"), ("pause", "paused"), ("resume", "running")]
+    {
+        leads_to.clone_into(&mut node.runtime.lock());
+        let view = rig.ask(Verb::Runtime, ask(action, "p-1")).await.unwrap();
+        assert_eq!((&view["runtime"], &view["status"]), (&json!(leads_to), &json!("allocated")), "{action}");
+        let written = events().await.len();
+        assert_eq!(rig.ask(Verb::Runtime, ask(action, "p-1")).await.unwrap(), view, "a repeat");
+        assert_eq!(events().await.len(), written, "a repeat writes nothing");
+    }
+    let causes: Vec<_> = events().await.iter().map(|entry| entry.cause.as_str()).collect();
+    assert_eq!(causes[causes.len() - 4..], ["stopped", "started", "paused", "resumed"]);
+    let asked = received(&rig, &node).await;
+    assert_eq!(asked.len(), 8, "the node is asked each time");
+    assert_eq!(asked[0].1, json!({"sandbox_id": "ctr_1", "incarnation": ONE, "action": "stop"}));
+    for (body, code) in [
+        (ask("stop", "p-2"), FaultCode::NotSandboxOwner),
+        (ask("freeze", "p-1"), FaultCode::InvalidRequest),
+        (
+            json!({"sandbox_id": "ctr_1", "owner": "p-1", "action": "stop", "lease_epoch": 9}),
+            FaultCode::InvalidState,
+        ),
+    ] {
+        assert_eq!(rig.ask(Verb::Runtime, body).await.unwrap_err().code, code);
+    }
+    stop.cancel();
+    tokio::task::yield_now().await;
+    assert_eq!(
+        rig.ask(Verb::Runtime, ask("stop", "p-1")).await.unwrap_err().code,
+        FaultCode::UpstreamUnavailable
+    );
+}
+
+#[tokio::test]
+async fn lost_container_is_of_no_use_to_its_holder() {
+    let (rig, _node, _stop) = leased().await;
+    let id = SandboxId::parse("ctr_1").unwrap();
+    let seen = rig.store.sandbox(&id).await.unwrap().unwrap();
+    let lost = RuntimeChange::Failed(RuntimeFailure::NodeLost);
+    rig.store.note_runtime(&seen, lost, None, NOW).await.unwrap();
+    for (verb, body) in [
+        (Verb::Execute, echo("p-1")),
+        (Verb::Runtime, json!({"sandbox_id": "ctr_1", "owner": "p-1", "action": "start"})),
+    ] {
+        let fault = rig.ask(verb, body).await.unwrap_err();
+        assert_eq!(fault.code, FaultCode::InvalidState);
+        assert!(fault.message.contains("is lost"), "{}", fault.message);
+    }
+    let view = rig.ask(Verb::ShowClaim, json!({"sandbox_id": "ctr_1", "owner": "p-1"})).await.unwrap();
+    assert_eq!((&view["runtime"], &view["runtime_reason"]), (&json!("failed"), &json!("node_lost")));
+    let held =
+        json!({"node": "a", "generation": 1, "containers": [{"sandbox_id": "ctr_1", "incarnation": ONE}]});
+    let held = rig.ask(Verb::Held, held).await.unwrap();
+    assert_eq!(held["holdings"][0]["fate"], "remove", "a node that comes back removes it");
+    rig.ask(Verb::Release, json!({"sandbox_id": "ctr_1", "owner": "p-1"})).await.unwrap();
+}
+
+#[tokio::test]
+async fn claim_with_an_environment_is_answered_when_the_node_has_it() {
+    let rig = rig().await;
+    let (node, stop) = (Arc::new(Node::default()), CancellationToken::new());
+    let generation = register(&rig, "a").await;
+    let free = wanted(&rig, "ctr_1", None).await;
+    provisioned(&rig, generation, &free, ONE).await;
+    let claim = json!({"owner": "p-1", "pool": "shells", "env": {"A": "1"}});
+    let fault = rig.ask(Verb::Allocate, claim.clone()).await.unwrap_err();
+    assert_eq!((fault.code, fault.retry_after_seconds.is_some()), (FaultCode::UpstreamUnavailable, true));
+    let (bus, handler, stopped) = (rig.bus.clone(), Arc::clone(&node), stop.clone());
+    tokio::spawn(async move { bus.serve_node(&NodeId::parse("a").unwrap(), handler, 4, stopped).await });
+    tokio::task::yield_now().await;
+    let granted = rig.ask(Verb::Allocate, claim).await.unwrap();
+    assert_eq!(granted["sandbox_id"], "ctr_1", "the lease of the first attempt");
+    let [(NodeVerb::Lease, asked)] = &received(&rig, &node).await[..] else { panic!("one request") };
+    assert_eq!(asked["lease"]["env"], json!({"A": "1"}));
+    stop.cancel();
 }

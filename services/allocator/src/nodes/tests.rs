@@ -69,6 +69,7 @@ pub(crate) async fn wanted(rig: &Rig, id: &str, owner: Option<&str>) -> Sandbox 
             granted_at: NOW,
             expires_at: NOW.after(HOUR),
             by: None,
+            options: None,
         }
     });
     match rig.store.create(&new.provision(grant.as_ref(), NOW)).await.unwrap() {

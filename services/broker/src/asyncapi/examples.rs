@@ -92,6 +92,50 @@ pub(super) const EXECUTED: &str = r#"{"reason":"exited","exit_code":0,"signal":n
 
 pub(super) const TIMED_OUT: &str = r#"{"reason":"timed_out","exit_code":null,"signal":9,"stdout":"","stderr":"","truncated":false,"started_ms":2,"ended_ms":10004}"#;
 
+pub(super) const CLAIM: &str = r#"{"owner":"student-1","lab":"dns-basics","idempotency_key":"demo","pool":"shells","lab_duration_minutes":240,"warm":"prefer","env":{"GREETING":"hello"},"labels":{"team":"blue"},"by":"lab-2026"}"#;
+
+pub(super) const REPLICA: &str = r#"{"owner":"student-1","idempotency_key":"demo-2","replica_of":"ctr_1"}"#;
+
+pub(super) const CLAIMED: &str = r#"{"sandbox_id":"ctr_1","pool":"shells","status":"allocated","runtime":"running","template":"shell@3","node":"node-a","endpoints":[{"port":8000,"address":"192.0.2.7:31000"}],"owner":"student-1","key":"demo","lab":"dns-basics","labels":{"team":"blue"},"lease_epoch":1,"allocated_at":1763683200,"expires_at":1763697600,"ready_at":1763683201}"#;
+
+pub(super) const STOPPED: &str = r#"{"sandbox_id":"ctr_1","pool":"shells","status":"allocated","runtime":"stopped","template":"shell@3","node":"node-a","endpoints":[{"port":8000,"address":"192.0.2.7:31000"}],"owner":"student-1","key":"demo","lab":"dns-basics","labels":{"team":"blue"},"lease_epoch":1,"allocated_at":1763683200,"expires_at":1763697600,"ready_at":1763683201}"#;
+
+pub(super) const LOST: &str = r#"{"sandbox_id":"ctr_1","pool":"shells","status":"allocated","runtime":"failed","runtime_reason":"node_lost","template":"shell@3","node":"node-a","endpoints":[{"port":8000,"address":"192.0.2.7:31000"}],"owner":"student-1","key":"demo","lab":"dns-basics","labels":{"team":"blue"},"lease_epoch":1,"allocated_at":1763683200,"expires_at":1763697600,"ready_at":1763683201}"#;
+
+pub(super) const CREATING: &str = r#"{"sandbox_id":"ctr_2","pool":"shells","status":"provisioning","template":"shell@3","owner":"student-1","key":"demo-2","lease_epoch":1,"allocated_at":1763683200,"expires_at":1763697600,"error":"its main command cannot be started: no such file"}"#;
+
+pub(super) const ASK_CLAIMS: &str = r#"{"owner":"student-1","cursor":"MR9weXRob24f","limit":50}"#;
+
+pub(super) const CLAIMS: &str = r#"{"claims":[{"sandbox_id":"ctr_1","pool":"shells","status":"allocated","runtime":"running","template":"shell@3","node":"node-a","endpoints":[{"port":8000,"address":"192.0.2.7:31000"}],"owner":"student-1","key":"demo","lab":"dns-basics","labels":{"team":"blue"},"lease_epoch":1,"allocated_at":1763683200,"expires_at":1763697600,"ready_at":1763683201}],"cursor":null}"#;
+
+pub(super) const OWN_CONTAINER: &str = r#"{"sandbox_id":"ctr_1","owner":"student-1"}"#;
+
+pub(super) const STOP: &str =
+    r#"{"sandbox_id":"ctr_1","owner":"student-1","action":"stop","lease_epoch":1,"by":"lab-2026"}"#;
+
+pub(super) const STOP_LEAST: &str = r#"{"sandbox_id":"ctr_1","owner":"student-1","action":"stop"}"#;
+
+pub(super) const STOP_CONTAINER: &str =
+    r#"{"sandbox_id":"ctr_1","incarnation":"0198c0de-0000-7000-8000-000000000001","action":"stop"}"#;
+
+pub(super) const CONTAINER_STOPPED: &str = r#"{"runtime":"stopped"}"#;
+
+pub(super) const ASK_NODES: &str = r#"{"cursor":"MR9weXRob24f","limit":50}"#;
+
+pub(super) const ASK_NODE: &str = r#"{"node":"node-a"}"#;
+
+pub(super) const NODE_VIEW: &str = r#"{"node":"node-a","status":"active","engine":"namespaces","isolation":"process","version":"0.1.0","generation":3,"registered_at":1763683200,"load":{"sandboxes":3,"leased":1,"sandboxes_max":8,"cpu_milli":3000,"cpu_milli_max":8000,"memory_mb":1536,"memory_mb_max":8192,"unsupported":["disk_limit: folders on disk have no quota; use a workspace in memory"]}}"#;
+
+pub(super) const NODES: &str = r#"{"nodes":[{"node":"node-a","status":"active","engine":"namespaces","isolation":"process","version":"0.1.0","generation":3,"registered_at":1763683200,"load":{"sandboxes":3,"leased":1,"sandboxes_max":8,"cpu_milli":3000,"cpu_milli_max":8000,"memory_mb":1536,"memory_mb_max":8192,"unsupported":["disk_limit: folders on disk have no quota; use a workspace in memory"]}},{"node":"node-b","status":"lost","engine":"namespaces","isolation":"process","version":"0.1.0","generation":5,"registered_at":1763683200,"lost_at":1763690000,"load":null}],"cursor":null}"#;
+
+pub(super) const DRAIN_NODE: &str = r#"{"node":"node-a","leases_end_in_seconds":3600,"by":"alice"}"#;
+
+pub(super) const DRAINED_NODE: &str = r#"{"node":"node-a","status":"draining","engine":"namespaces","isolation":"process","version":"0.1.0","generation":3,"registered_at":1763683200,"drained_at":1763690000,"leases_end_at":1763693600,"load":{"sandboxes":3,"leased":1,"sandboxes_max":8,"cpu_milli":3000,"cpu_milli_max":8000,"memory_mb":1536,"memory_mb_max":8192,"unsupported":["disk_limit: folders on disk have no quota; use a workspace in memory"]}}"#;
+
+pub(super) const ACTIVATE_NODE: &str = r#"{"node":"node-a","by":"alice"}"#;
+
+pub(super) const LOAD: &str = r#"{"generation":3,"missing":[],"load":{"sandboxes":3,"leased":1,"sandboxes_max":8,"cpu_milli":3000,"cpu_milli_max":8000,"memory_mb":1536,"memory_mb_max":8192,"unsupported":["disk_limit: folders on disk have no quota; use a workspace in memory"]}}"#;
+
 pub(super) const REGISTER_NODE: &str =
     r#"{"node":"node-a","engine":"namespaces","isolation":"process","version":"0.1.0"}"#;
 
@@ -107,7 +151,7 @@ pub(super) const WANTED: &str = r#"{"wanted":{"attempts":1,"settings":{"kind":"c
 
 pub(super) const UNWANTED: &str = r#"{"wanted":null}"#;
 
-pub(super) const PROVISIONED: &str = r#"{"node":"node-a","generation":3,"sandbox_id":"ctr_1","epoch":1,"incarnation":"0198c0de-0000-7000-8000-000000000001","endpoints":{"8000":"192.0.2.7:31000"}}"#;
+pub(super) const PROVISIONED: &str = r#"{"node":"node-a","generation":3,"sandbox_id":"ctr_1","epoch":1,"incarnation":"0198c0de-0000-7000-8000-000000000001","endpoints":{"8000":"192.0.2.7:31000"},"network":"internal"}"#;
 
 pub(super) const KEPT: &str =
     r#"{"fate":"keep","lease":{"epoch":1,"ends_at":1763697600,"grace_seconds":60}}"#;
@@ -130,7 +174,7 @@ pub(super) const LEASE_STORED: &str = r#"{"lease":{"epoch":1,"ends_at":176369760
 
 pub(super) const ASK_INVENTORY: &str = r#"{"containers":[{"sandbox_id":"ctr_1","incarnation":"0198c0de-0000-7000-8000-000000000001"},{"sandbox_id":"ctr_2","incarnation":"0198c0de-0000-7000-8000-000000000002"}]}"#;
 
-pub(super) const INVENTORY: &str = r#"{"generation":3,"missing":[{"sandbox_id":"ctr_2","incarnation":"0198c0de-0000-7000-8000-000000000002"}]}"#;
+pub(super) const INVENTORY: &str = r#"{"generation":3,"missing":[{"sandbox_id":"ctr_2","incarnation":"0198c0de-0000-7000-8000-000000000002"}],"exited":[{"sandbox_id":"ctr_3","incarnation":"0198c0de-0000-7000-8000-000000000003"}]}"#;
 
 pub(super) const EXECUTE_FULL: &str = r#"{"sandbox_id":"ctr_1","incarnation":"0198c0de-0000-7000-8000-000000000001","command":["sh","-c","cat; echo $GREETING"],"env":{"GREETING":"hello"},"cwd":"/workspace","stdin":"one\n","timeout_seconds":10}"#;
 
@@ -156,7 +200,7 @@ pub(super) const REPORT_CENSUS: &str = r#"{"tick":21,"duration_ms":9,"kind":"cen
 /// The report of a removal of stale sandboxes.
 pub(super) const REPORT_STALE: &str = r#"{"tick":22,"duration_ms":9,"kind":"stale","status":"completed","grace_period_hours":24,"due":3,"removed":1,"deleted":1,"raced":2,"untold":4,"unreadable":1}"#;
 /// The report of a look at the nodes.
-pub(super) const REPORT_NODES: &str = r#"{"tick":24,"duration_ms":9,"kind":"nodes","status":"completed","present":3,"silent":{"node-b":16},"lost":["node-c"],"retired":1,"leased_missing":2,"raced":3,"unannounced":4,"unreadable":1}"#;
+pub(super) const REPORT_NODES: &str = r#"{"tick":24,"duration_ms":9,"kind":"nodes","status":"completed","present":3,"silent":{"node-b":16},"lost":["node-c"],"retired":1,"leased_missing":2,"failed":1,"ended":1,"raced":3,"unannounced":4,"unreadable":1}"#;
 /// The report of a fill of pools.
 pub(super) const REPORT_FILL: &str = r#"{"tick":23,"duration_ms":9,"kind":"fill","status":"completed","created":1,"reannounced":2,"retired":3,"raced":4,"unannounced":5,"missing":{"shells":2},"degraded":{"shells":"no such image"},"unreadable":1}"#;
 /// The report of an expiry run.

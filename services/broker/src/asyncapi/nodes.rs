@@ -1,10 +1,11 @@
 //! Executions, what nodes report, and the requests to one node.
 
 use super::examples;
-use super::verbs::{Exchange, any_caller, node};
+use super::verbs::{Exchange, any_caller, node, operator};
 use contract::nodes::{
-    ExecuteRequest, ExecutionRequest, ExecutionResult, HeldReply, HeldRequest, Holding, InventoryReply,
-    InventoryRequest, LeaseReply, LeaseRequest, NodePoolsReply, NodePoolsRequest, NodeRegistration,
+    ContainerRuntimeReply, ContainerRuntimeRequest, ExecuteRequest, ExecutionRequest, ExecutionResult,
+    HeldReply, HeldRequest, Holding, InventoryReply, InventoryRequest, LeaseReply, LeaseRequest, NodeOrder,
+    NodePoolsReply, NodePoolsRequest, NodeRegistration, NodeRequest, NodeView, NodesReply, NodesRequest,
     ProvisionFailedReply, ProvisionFailedRequest, ProvisionWantedReply, ProvisionWantedRequest,
     ProvisionedRequest, RegisterNodeRequest, RemoveContainersReply, RemoveContainersRequest,
 };
@@ -22,6 +23,25 @@ pub(super) fn execution() -> Exchange {
         "run a command in my container; not to be repeated blindly",
     )
     .shown(&[examples::EXECUTION, examples::EXECUTION_LEAST], &[examples::EXECUTED, examples::TIMED_OUT])
+}
+
+pub(super) fn list() -> Exchange {
+    operator::<NodesRequest, NodesReply>("list nodes, page by page")
+        .shown(&[examples::ASK_NODES], &[examples::NODES])
+}
+
+pub(super) fn show() -> Exchange {
+    operator::<NodeRequest, NodeView>("show one of them").shown(&[examples::ASK_NODE], &[examples::NODE_VIEW])
+}
+
+pub(super) fn drain() -> Exchange {
+    operator::<NodeOrder, NodeView>("let a node take no more work, and empty it")
+        .shown(&[examples::DRAIN_NODE], &[examples::DRAINED_NODE])
+}
+
+pub(super) fn activate() -> Exchange {
+    operator::<NodeOrder, NodeView>("put a node back into use")
+        .shown(&[examples::ACTIVATE_NODE], &[examples::NODE_VIEW])
 }
 
 pub(super) fn register() -> Exchange {
@@ -69,8 +89,12 @@ pub(super) fn exchange(verb: NodeVerb) -> Exchange {
         ),
         NodeVerb::Inventory => {
             node::<InventoryRequest, InventoryReply>("which of these containers do you not have")
-                .shown(&[examples::ASK_INVENTORY], &[examples::INVENTORY])
+                .shown(&[examples::ASK_INVENTORY], &[examples::INVENTORY, examples::LOAD])
         }
+        NodeVerb::Runtime => node::<ContainerRuntimeRequest, ContainerRuntimeReply>(
+            "start, stop, restart, pause or resume a container",
+        )
+        .shown(&[examples::STOP_CONTAINER], &[examples::CONTAINER_STOPPED]),
     }
 }
 

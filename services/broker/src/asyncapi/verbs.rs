@@ -3,7 +3,7 @@
 use super::faults;
 use super::message::{Header, Message};
 use super::schemas::Schemas;
-use super::{REPLIES, examples, nodes, reference, templates};
+use super::{REPLIES, claims, examples, nodes, reference, templates};
 use contract::bounds::Bounded;
 use contract::pools::{PoolOrder, PoolRequest, PoolView, PoolsReply, PutPoolRequest};
 use contract::{
@@ -58,6 +58,7 @@ pub(super) struct Exchange {
 type Maker = fn(String, String, &[&str], &mut Schemas) -> anyhow::Result<Message>;
 
 /// The row of a verb. Its summary is the one in `nats/README.md`.
+#[expect(clippy::too_many_lines, reason = "one row for each verb")]
 fn exchange(verb: Verb) -> Exchange {
     match verb {
         Verb::Allocate => any_caller::<AllocateRequest, Allocation>("claim a sandbox")
@@ -116,6 +117,14 @@ fn exchange(verb: Verb) -> Exchange {
         Verb::RemoveTemplate => templates::remove(),
         Verb::TemplateVersions => templates::versions(),
         Verb::Execute => nodes::execution(),
+        Verb::Claim => claims::claim(),
+        Verb::Claims => claims::list(),
+        Verb::ShowClaim => claims::show(),
+        Verb::Runtime => claims::runtime(),
+        Verb::Nodes => nodes::list(),
+        Verb::Node => nodes::show(),
+        Verb::DrainNode => nodes::drain(),
+        Verb::ActivateNode => nodes::activate(),
         Verb::RegisterNode => nodes::register(),
         Verb::NodePools => nodes::pools(),
         Verb::ProvisionWanted => nodes::wanted(),

@@ -63,6 +63,12 @@ faults! {
     OfExtend: GATE, RELAY, Verb::Extend.own_faults();
     /// For a command.
     OfExecute: GATE, RELAY, Verb::Execute.own_faults();
+    /// For the list of one's own claims.
+    OfOwnList: GATE, RELAY, Verb::Claims.own_faults();
+    /// For a change of what a container does.
+    OfRuntime: GATE, RELAY, Verb::Runtime.own_faults();
+    /// For draining or activating a node.
+    OfNodeOrder: GATE, RELAY, Verb::DrainNode.own_faults();
     /// For an operator's list.
     ReadFaults: GATE, RELAY;
     /// For an operator's view of one item.

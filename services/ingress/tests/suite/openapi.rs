@@ -37,7 +37,15 @@ fn of_workers(route: &Route) -> &'static [FaultCode] {
         PoolExhausted,
     };
     match (route.method.as_str(), route.path.as_str()) {
-        (_, "/v1/allocate") => &[MissingSandboxId, PoolExhausted, AllocationExpired, Contended],
+        (_, "/v1/allocate") => &[
+            MissingSandboxId,
+            PoolExhausted,
+            AllocationExpired,
+            Contended,
+            NotFound,
+            NotSandboxOwner,
+            InvalidState,
+        ],
         (_, "/v1/sandboxes/{id}") => &[MissingSandboxId, NotFound, NotSandboxOwner],
         (_, "/v1/sandboxes/{id}/mark-for-deletion") => {
             &[MissingSandboxId, NotFound, NotSandboxOwner, InvalidState]
@@ -48,6 +56,25 @@ fn of_workers(route: &Route) -> &'static [FaultCode] {
         (_, "/v1/sandboxes/{id}/executions") => {
             &[MissingSandboxId, NotFound, NotSandboxOwner, InvalidState, AllocationExpired]
         }
+        (_, "/v1/claims" | "/v1/sandboxes/{id}/replicate") if route.method != "GET" => &[
+            MissingSandboxId,
+            PoolExhausted,
+            AllocationExpired,
+            Contended,
+            NotFound,
+            NotSandboxOwner,
+            InvalidState,
+        ],
+        ("GET", "/v1/claims") => &[MissingSandboxId],
+        ("GET", "/v1/claims/{id}") => &[MissingSandboxId, NotFound, NotSandboxOwner],
+        ("DELETE", "/v1/claims/{id}") => &[MissingSandboxId, NotFound, NotSandboxOwner, InvalidState],
+        (_, "/v1/claims/{id}/extend")
+        | ("POST", "/v1/sandboxes/{id}/start" | "/v1/sandboxes/{id}/stop" | "/v1/sandboxes/{id}/restart")
+        | ("POST", "/v1/sandboxes/{id}/pause" | "/v1/sandboxes/{id}/resume") => {
+            &[MissingSandboxId, NotFound, NotSandboxOwner, InvalidState, AllocationExpired, Contended]
+        }
+        ("GET", "/v1/nodes/{name}") => &[NotFound],
+        ("POST", "/v1/nodes/{name}/drain" | "/v1/nodes/{name}/activate") => &[NotFound, Contended],
         ("GET", "/v1/admin/deletions/{id}" | "/v1/admin/sandboxes/{id}") => &[NotFound],
         (_, "/v1/admin/bulk-delete") => &[InvalidState],
         ("GET", "/v1/pools/{name}") => &[NotFound],
@@ -67,7 +94,7 @@ async fn ask(rig: &Rig, route: &Route, body: Body) -> Answer {
     let token = if is_of_labs(route) { LAB_TOKEN } else { ADMIN_TOKEN };
     let bearer = format!("Bearer {token}");
     let path = crate::callers::path_of(route);
-    let headers = [("Authorization", bearer.as_str()), OWNER, HOURS];
+    let headers = [("Authorization", bearer.as_str()), OWNER, HOURS, ("X-Lease-Epoch", "1")];
     let mut request = request(route.method.as_str(), &path, &headers[usize::from(route.action.is_none())..]);
     // The header that an HTTP caller must send.
     if let Some(bytes) = body.size_hint().exact() {

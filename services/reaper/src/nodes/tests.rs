@@ -37,6 +37,7 @@ async fn knowing(lost_at: Option<UnixSeconds>) -> Arc<MemoryStore> {
         version: "0.1.0".to_owned(),
         registered_at: NOW,
         lost_at,
+        drain: None,
     };
     assert!(store.write_node(None, &node).await.unwrap());
     store

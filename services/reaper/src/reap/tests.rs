@@ -159,6 +159,7 @@ impl Rig {
             request: None,
             granted_at: NOW,
             expires_at: NOW.after(DAY),
+            options: None,
         };
         assert!(matches!(self.store.grant(&grant).await.unwrap(), Write::Done(_)));
     }

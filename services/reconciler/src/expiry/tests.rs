@@ -222,6 +222,7 @@ async fn lease_of_a_creation_expires_like_any_other() {
             request: None,
             granted_at: NOW,
             expires_at: NOW.after(HOUR * hours),
+            options: None,
         });
         let wanted = new.provision(grant.as_ref(), NOW);
         rig.store.create(&wanted).await.unwrap();

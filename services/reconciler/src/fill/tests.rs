@@ -102,6 +102,7 @@ fn grant(rig: &Rig, owner: &str, candidate: domain::Candidate) -> Grant {
         request: None,
         granted_at: rig.clock.now(),
         expires_at: rig.clock.now().after(HOUR),
+        options: None,
     }
 }
 

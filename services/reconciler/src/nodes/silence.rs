@@ -2,7 +2,7 @@
 
 use domain::NodeId;
 use parking_lot::Mutex;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// Silence after which a node is lost.
@@ -26,6 +26,8 @@ struct Known {
     /// When each silent node was first found silent.
     silent_since: BTreeMap<NodeId, Duration>,
     inventory_at: Option<Duration>,
+    /// The nodes that were drained at the last look.
+    drained: BTreeSet<NodeId>,
 }
 
 /// What a node is now.
@@ -74,6 +76,14 @@ impl Silence {
             Some(since) => Verdict::Silent(now.saturating_sub(*since)),
         };
         nodes.keys().map(|node| (node.clone(), verdict(node))).collect()
+    }
+
+    /// Notes which nodes are drained; whether one of them was not at the last look.
+    pub(super) fn note_drained(&self, drained: BTreeSet<NodeId>) -> bool {
+        let mut known = self.0.lock();
+        let has_new = !drained.is_subset(&known.drained);
+        known.drained = drained;
+        has_new
     }
 
     /// Whether `period` has passed since the last inventory, which is taken now.

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 #[derive(Default)]
 struct FakeNode {
     lacks: Mutex<BTreeSet<String>>,
+    exited: Mutex<BTreeSet<String>>,
     asked: Mutex<usize>,
     refuses: Mutex<bool>,
 }
@@ -31,8 +32,11 @@ impl Handler<NodeVerb> for FakeNode {
         let InventoryRequest { containers } = serde_json::from_slice(&request.body).unwrap();
         *self.asked.lock() += usize::from(!containers.is_empty());
         let lacks = self.lacks.lock();
-        let missing = containers.into_iter().filter(|container| lacks.contains(&container.sandbox_id));
-        let reply = InventoryReply { generation: 1, missing: missing.collect() };
+        let (missing, rest): (Vec<_>, Vec<_>) =
+            containers.into_iter().partition(|container| lacks.contains(&container.sandbox_id));
+        let has_exited = |container: &HeldContainer| self.exited.lock().contains(&container.sandbox_id);
+        let exited = rest.into_iter().filter(has_exited).collect();
+        let reply = InventoryReply { generation: 1, missing, exited, load: None };
         Answer { outcome: None, body: Ok(serde_json::to_vec(&reply).unwrap().into()) }
     }
 }
@@ -51,17 +55,18 @@ async fn serve(rig: &Rig, name: &'static str) -> (Arc<FakeNode>, CancellationTok
 }
 
 async fn register(rig: &Rig, name: &str) {
-    let seen = rig.store.node(&node_id(name)).await.unwrap().map(|node| node.generation);
+    let seen = rig.store.node(&node_id(name)).await.unwrap();
     let node = Node {
         id: node_id(name),
-        generation: seen.unwrap_or_default() + 1,
+        generation: seen.as_ref().map_or(0, |node| node.generation) + 1,
         engine: "fake".to_owned(),
         isolation: Isolation::Process,
         version: "0.1.0".to_owned(),
         registered_at: NOW,
         lost_at: None,
+        drain: None,
     };
-    assert!(rig.store.write_node(seen, &node).await.unwrap());
+    assert!(rig.store.write_node(seen.as_ref(), &node).await.unwrap());
 }
 
 /// Creates what is wanted, one after the other on these nodes.
@@ -116,21 +121,44 @@ async fn free_on(rig: &Rig, node: &str) -> Vec<Sandbox> {
     free
 }
 
+/// Leases a free sandbox of that node.
+async fn lease_one_on(rig: &Rig, node: &str) -> Sandbox {
+    let candidate = free_on(rig, node).await[0].candidate();
+    let owner = OwnerId::parse(&format!("p-{node}")).unwrap();
+    let claim = ClaimKey { key: IdempotencyKey::from(&owner), owner };
+    let (granted_at, expires_at) = (NOW, NOW.after(HOUR));
+    let grant =
+        Grant { claim, candidate, lab: None, by: None, request: None, granted_at, expires_at, options: None };
+    done(rig.store.grant(&grant).await.unwrap())
+}
+
+async fn stored(rig: &Rig, sandbox: &Sandbox) -> Sandbox {
+    rig.store.sandbox(&sandbox.id).await.unwrap().unwrap()
+}
+
+fn runtime_of(sandbox: &Sandbox) -> (RuntimeState, Option<&str>) {
+    let state = RuntimeState::of(&sandbox.descriptor).unwrap();
+    (state, sandbox.descriptor.get(Descriptor::RUNTIME_REASON))
+}
+
+async fn set_drain(rig: &Rig, name: &str, drain: Option<Drain>) {
+    let seen = rig.store.node(&node_id(name)).await.unwrap().unwrap();
+    assert!(rig.store.write_node(Some(&seen), &Node { drain, ..seen.clone() }).await.unwrap());
+}
+
 #[tokio::test]
 async fn free_sandboxes_of_a_lost_node_are_given_up_and_leases_stay() {
     let (rig, _served) = three_nodes().await;
-    let candidate = free_on(&rig, "c").await[0].candidate();
-    let owner = OwnerId::parse("p-1").unwrap();
-    let claim = ClaimKey { key: IdempotencyKey::from(&owner), owner };
-    let (granted_at, expires_at) = (NOW, NOW.after(HOUR));
-    let grant = Grant { claim, candidate, lab: None, by: None, request: None, granted_at, expires_at };
-    let held = done(rig.store.grant(&grant).await.unwrap());
+    let held = lease_one_on(&rig, "c").await;
     let first = look(&rig).await;
     assert_eq!((first.present, first.silent["c"], first.retired), (2, 0, 0));
     assert_eq!(look_for(&rig, Duration::from_secs(28)).await, []);
     let [report] = &look_for(&rig, Duration::from_secs(4)).await[..] else { panic!("one report") };
     assert_eq!((&report.lost[..], report.retired, report.leased_missing), (&["c".to_owned()][..], 1, 1));
-    assert_eq!(rig.store.sandbox(&held.id).await.unwrap(), Some(held));
+    let marked = stored(&rig, &held).await;
+    assert_eq!((report.failed, runtime_of(&marked)), (1, (RuntimeState::Failed, Some("node_lost"))));
+    assert_eq!((marked.lease(), marked.epoch), (held.lease(), held.epoch), "its holder keeps it");
+    assert_eq!(marked.history.last().unwrap().cause, domain::Cause::Failed);
     assert_eq!((free_on(&rig, "a").await.len(), free_on(&rig, "b").await.len()), (2, 2));
     let lost = rig.store.node(&node_id("c")).await.unwrap().unwrap();
     assert_eq!((lost.generation, lost.lost_at.is_some()), (2, true), "its reports are refused from now on");
@@ -141,6 +169,56 @@ async fn free_sandboxes_of_a_lost_node_are_given_up_and_leases_stay() {
     register(&rig, "c").await;
     let _back = serve(&rig, "c").await;
     assert_eq!(look(&rig).await.present, 3);
+    assert_eq!(stored(&rig, &held).await, marked, "once, and for good");
+}
+
+#[tokio::test]
+async fn holders_learn_that_their_containers_have_ended_or_are_lost() {
+    let (rig, served) = three_nodes().await;
+    let _c = serve(&rig, "c").await;
+    let (ended, gone) = (lease_one_on(&rig, "a").await, lease_one_on(&rig, "b").await);
+    served[0].0.exited.lock().insert(ended.id.to_string());
+    served[1].0.lacks.lock().insert(gone.id.to_string());
+    let report = look(&rig).await;
+    assert_eq!((report.retired, report.leased_missing, report.failed), (0, 1, 1));
+    let (ended, gone) = (stored(&rig, &ended).await, stored(&rig, &gone).await);
+    assert_eq!(runtime_of(&ended), (RuntimeState::Exited, None));
+    assert_eq!(runtime_of(&gone), (RuntimeState::Failed, Some("container_lost")));
+    // The holder starts it again, and it ends again.
+    let started = RuntimeChange::Done(domain::RuntimeAction::Start);
+    let started = done(rig.store.note_runtime(&ended, started, None, NOW).await.unwrap());
+    assert_eq!(runtime_of(&started), (RuntimeState::Running, None));
+    look_for(&rig, Duration::from_secs(32)).await;
+    assert_eq!(runtime_of(&stored(&rig, &ended).await), (RuntimeState::Exited, None));
+    assert_eq!(stored(&rig, &gone).await, gone, "marked once");
+}
+
+#[tokio::test]
+async fn drained_node_is_emptied_and_its_leases_end_at_the_deadline() {
+    let (rig, _served) = three_nodes().await;
+    let _c = serve(&rig, "c").await;
+    look(&rig).await;
+    let held = lease_one_on(&rig, "a").await;
+    let drain = |deadline| Some(Drain { since: NOW, deadline });
+    set_drain(&rig, "a", drain(None)).await;
+    let report = look(&rig).await;
+    assert_eq!((report.retired, report.ended, report.present), (1, 0, 3), "at once");
+    assert_eq!((free_on(&rig, "a").await.len(), free_on(&rig, "b").await.len()), (0, 2));
+    assert_eq!(stored(&rig, &held).await, held, "a lease runs to its end");
+    set_drain(&rig, "a", drain(Some(NOW.after(Duration::from_secs(100))))).await;
+    look_for(&rig, Duration::from_secs(90)).await;
+    assert_eq!(stored(&rig, &held).await, held);
+    for _ in 0..20 {
+        rig.clock.advance(Duration::from_secs(2));
+        look(&rig).await;
+    }
+    let ended = stored(&rig, &held).await;
+    assert_eq!(ended.state.name(), StateName::PendingDeletion);
+    let entry = ended.history.last().unwrap();
+    assert_eq!(entry.by.as_ref().map(Actor::as_str), Some("nodes"));
+    assert_eq!(entry.reason.as_ref().map(Reason::as_str), Some("node a is drained"));
+    let queued = ports::bus::Upkeep::queued_of(&rig.bus, &pool(), &held.id).await.unwrap();
+    assert_eq!(queued.len(), 1);
 }
 
 #[tokio::test]

@@ -130,11 +130,23 @@ fn inventory_names_what_this_node_cannot_run() {
         let stopped = rig.created("ctr_3", None).await;
         rig.engine.stop(&stopped).await.unwrap();
         let container = |id: &str, at: &Incarnation| json!({"sandbox_id": id, "incarnation": at.to_string()});
-        let named = [container("ctr_1", &there), container("ctr_2", &gone), container("ctr_3", &stopped)];
+        let exited = rig.created("ctr_4", Some(lease(1, 60))).await;
+        rig.engine.kill(&exited);
+        let named = [
+            container("ctr_1", &there),
+            container("ctr_2", &gone),
+            container("ctr_3", &stopped),
+            container("ctr_4", &exited),
+        ];
         let reply = ask(&rig, NodeVerb::Inventory, json!({"containers": named})).await.unwrap();
-        assert_eq!(reply, json!({"generation": 1, "missing": [container("ctr_2", &gone)]}));
+        let (missing, exited) = ([container("ctr_2", &gone)], [container("ctr_4", &exited)]);
+        assert_eq!(reply, json!({"generation": 1, "missing": missing, "exited": exited}));
         let none = ask(&rig, NodeVerb::Inventory, json!({"containers": []})).await;
-        assert_eq!(none, Ok(json!({"generation": 1, "missing": []})));
+        let load = json!({
+            "sandboxes": 4, "leased": 1, "sandboxes_max": 100, "cpu_milli": 4_000, "cpu_milli_max": 8_000,
+            "memory_mb": 2_048, "memory_mb_max": 2_048,
+        });
+        assert_eq!(none, Ok(json!({"generation": 1, "missing": [], "load": load})));
         let many = vec![container("ctr_1", &there); 501];
         let refused = ask(&rig, NodeVerb::Inventory, json!({"containers": many})).await;
         assert_eq!(refused, Err(FaultCode::InvalidRequest));

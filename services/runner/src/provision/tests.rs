@@ -1,6 +1,7 @@
 //! Work to create sandboxes.
 
 use super::*;
+use crate::capacity::Demand;
 use crate::tests::{Loss, NOW, OFFERED, Record, Rig, lease, pool, run, sandbox};
 use contract::FaultCode;
 use contract::templates::{ReadinessSettings, TemplateSettings};

@@ -76,7 +76,7 @@ async fn ready(rig: &Rig, readiness: Readiness, address: SocketAddr) -> Result<(
         endpoints: vec![Endpoint { port: 80, address }],
         created_at: NOW,
     };
-    rig.node.make_ready(&container, &template).await
+    rig.node.make_ready(&container, &template, &template.env).await
 }
 
 #[test]

@@ -11,9 +11,10 @@ impl NodeItems for MemoryStore {
         Ok(self.tables().nodes.get(id).cloned())
     }
 
-    async fn write_node(&self, seen: Option<u64>, next: &Node) -> Result<bool, StoreError> {
+    async fn write_node(&self, seen: Option<&Node>, next: &Node) -> Result<bool, StoreError> {
         let mut tables = self.tables();
-        let is_as_seen = tables.nodes.get(&next.id).map(|node| node.generation) == seen;
+        let condition = |node: &Node| (node.generation, node.drain);
+        let is_as_seen = tables.nodes.get(&next.id).map(condition) == seen.map(condition);
         if is_as_seen {
             tables.nodes.insert(next.id.clone(), next.clone());
         }

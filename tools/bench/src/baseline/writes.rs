@@ -158,7 +158,10 @@ impl Stock {
             let record = ClaimRecord::new(claim.clone(), candidate.clone());
             let expires_at = now.after(LEASE);
             let (lab, by, request) = (None, None, None);
-            Ok((record, Grant { claim, candidate, lab, by, request, granted_at: now, expires_at }))
+            Ok((
+                record,
+                Grant { claim, candidate, lab, by, request, granted_at: now, expires_at, options: None },
+            ))
         });
         let grants = grants.collect::<anyhow::Result<Vec<_>>>()?;
         Ok(Arc::new(Self { store, grants, keep_until: now.after(2 * LEASE) }))

@@ -30,7 +30,16 @@ async fn held_by_another(rig: &Rig, record: &Sandbox) {
     let claim = ClaimKey { owner: other, key: IdempotencyKey::parse("key").unwrap() };
     let candidate = record.candidate();
     let expires_at = NOW.after(DAY);
-    let grant = Grant { claim, candidate, lab: None, by: None, request: None, granted_at: NOW, expires_at };
+    let grant = Grant {
+        claim,
+        candidate,
+        lab: None,
+        by: None,
+        request: None,
+        granted_at: NOW,
+        expires_at,
+        options: None,
+    };
     assert!(matches!(rig.store.grant(&grant).await.unwrap(), Write::Done(_)));
 }
 
