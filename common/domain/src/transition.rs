@@ -430,11 +430,13 @@ impl Transition {
         Self::new("park_provision", guard, change, Some(Entry::new(Cause::ProvisionFailed, now))).after(seen)
     }
 
-    /// `provision_failed` → provisioning, if it is still at the version of `seen`. Attempts are counted from zero; the
-    /// last error stays.
+    /// `provision_failed` → provisioning, if it is still at the version of `seen`, and its lease, if it has one, ends after
+    /// `ended_by`. Attempts are counted from zero; the last error stays.
     #[must_use]
-    pub fn replay_provision(seen: &Sandbox, by: &Actor, now: UnixSeconds) -> Self {
-        let guard = Guard::seen(seen, &[StateName::ProvisionFailed]);
+    pub fn replay_provision(seen: &Sandbox, by: &Actor, ended_by: UnixSeconds, now: UnixSeconds) -> Self {
+        let lease =
+            LeaseGuard { ends_after: seen.lease().is_some().then_some(ended_by), ..LeaseGuard::default() };
+        let guard = Guard { lease, ..Guard::seen(seen, &[StateName::ProvisionFailed]) };
         let entry = Entry { by: Some(by.clone()), ..Entry::new(Cause::Replayed, now) };
         let step = ProvisionStep::Replay { pool: seen.pool.clone(), requested_at: now };
         let change = Change::Provision(step);
