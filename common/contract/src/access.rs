@@ -111,6 +111,8 @@ impl Action {
                 Verb::Replay
                 | Verb::ReplayAll
                 | Verb::Remove
+                | Verb::ReplayProvision
+                | Verb::ReplayProvisions
                 | Verb::Quarantine
                 | Verb::Unquarantine
                 | Verb::ForceRelease
@@ -159,6 +161,8 @@ impl Action {
                 | Verb::Replay
                 | Verb::ReplayAll
                 | Verb::Remove
+                | Verb::ReplayProvision
+                | Verb::ReplayProvisions
                 | Verb::Pools
                 | Verb::Pool
                 | Verb::PutPool

@@ -127,6 +127,8 @@ impl HttpRequests {
             | Verb::Replay
             | Verb::ReplayAll
             | Verb::Remove
+            | Verb::ReplayProvision
+            | Verb::ReplayProvisions
             | Verb::Quarantine
             | Verb::Unquarantine
             | Verb::ForceRelease

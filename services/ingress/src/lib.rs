@@ -49,6 +49,7 @@ mod executions;
 pub mod fleet;
 mod orders;
 mod pools;
+mod provisions;
 mod query;
 mod records;
 pub mod sandboxes;

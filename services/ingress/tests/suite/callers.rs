@@ -25,7 +25,7 @@ pub(crate) fn path_of(route: &Route) -> String {
     let path = path.replace("{file}", "main.js");
     match route.path.as_str() {
         // This route needs an explicit confirmation.
-        path if path.ends_with("/deletions/replay") => format!("{path}?all=true"),
+        path if path.ends_with("s/replay") => format!("{path}?all=true"),
         // Without this it would never end.
         "/v1/admin/events" => format!("{path}?follow=false"),
         _ => path,
@@ -116,7 +116,7 @@ async fn every_route_admits_exactly_its_roles() {
         }
         walked += 1;
     }
-    assert_eq!(walked, 39);
+    assert_eq!(walked, 41);
 }
 
 async fn ask_with(rig: &Rig, route: &Route, token: &str) -> Answer {
