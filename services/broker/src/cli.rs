@@ -4,7 +4,8 @@ use crate::role::Role;
 use crate::up::Overlay;
 use crate::views::View;
 use crate::{
-    child, client, context, deletions, doctor, operate, pools, store, table, templates, tick, token, up,
+    child, client, context, deletions, doctor, operate, pools, provisions, store, table, templates, tick,
+    token, up,
 };
 use clap::{CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
@@ -39,6 +40,8 @@ enum Command {
     View(View),
     /// Inspect and control the deletion queue, over NATS (`NATS_URL` …).
     Deletions(deletions::Options),
+    /// List sandboxes that are being created or could not be, and try those again, over NATS (`NATS_URL` …).
+    Provisions(provisions::Options),
     /// Show, change, drain and remove pools, over NATS (`NATS_URL` …).
     Pools(pools::Options),
     /// Show, write and delete templates, over NATS (`NATS_URL` …).
@@ -121,6 +124,7 @@ fn run(command: Command) -> anyhow::Result<u8> {
         Command::Store(options) => block_on(store::run(options, &ProcessEnv))?,
         Command::View(view) => block_on(view.run(&operator_env()?))?,
         Command::Deletions(options) => block_on(options.run(&operator_env()?))?,
+        Command::Provisions(options) => block_on(options.run(&operator_env()?))?,
         Command::Pools(options) => block_on(options.run(&operator_env()?))?,
         Command::Templates(options) => block_on(options.run(&operator_env()?))?,
         Command::Table(options) => block_on(options.run(&operator_env()?))?,
