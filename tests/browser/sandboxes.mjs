@@ -166,4 +166,52 @@ export const checks = {
     await button.click();
     await says(page.locator("#said"), "There is nothing to remove.");
   },
+
+  // The fleet of this suite has no nodes, so its answers about creations are made up here.
+  "creations are shown with their errors, and parked ones are replayed": async (rig) => {
+    const { page, fleet } = rig;
+    const stats = await fleet.stats();
+    const shells = {
+      total: 3, available: 1, allocated: 0, pending_deletion: 0, stale: 0, deletion_failed: 0, quarantined: 0, provisioning: 1,
+      provision_failed: 1,
+    };
+    await page.route("**/v1/admin/stats", (route) => route.fulfill({
+      json: { ...stats, provisioning: 1, provision_failed: 1, pools: { ...stats.pools, shells } },
+    }));
+    const one = {
+      sandbox_id: "ctr_1", name: "ctr_1", external_id: "ctr_1", status: "provision_failed", allocated_to_track: OWNER,
+      allocated_at: 1_763_683_200, expires_at: 1_763_697_600, track_name: null, sfdc_account_id: null, pool: "shells", version: 2,
+      epoch: 1, changed_at: 1_763_683_200, provision: { requested_at: 1_763_683_100, attempts: 5, last_error: SCRIPT },
+    };
+    const record = {
+      ...one, provider_id: "ctr_1", since: null, quarantine_reason: null, lease: null, deletion: null, tombstone: null, history: [],
+    };
+    await page.route("**/v1/admin/sandboxes?*", (route) => route.fulfill({ json: { sandboxes: [one], count: 1, cursor: null } }));
+    await page.route("**/v1/admin/sandboxes/ctr_1", (route) => route.fulfill({ json: record }));
+    const asked = [];
+    await page.route("**/v1/admin/provisions/**", (route) => {
+      const url = new URL(route.request().url());
+      asked.push(url.pathname + url.search);
+      const counts = { replayed: 1, already_on_the_way: 0, gone: 0, failed: 0, cursor: null };
+      return route.fulfill({ json: url.search ? counts : { key: "ctr_1", outcome: "already_on_the_way" } });
+    });
+    await enter(rig);
+    await says(page.locator("#pools"), "shells");
+    const counted = Object.fromEntries((await rows(page.locator("#pools"))).map(([name, ...cells]) => [name, cells.slice(-2)]));
+    assert.deepEqual(counted, { All: ["1", "1"], main: ["–", "–"], shells: ["1", "1"] });
+    await page.locator("#pools tr", { hasText: "shells" }).getByRole("link").last().click();
+    await says(page.locator("#list"), SCRIPT);
+    assert.deepEqual((await rows(page.locator("#list")))[0].slice(4, 7), ["5", SCRIPT, OWNER]);
+    await page.getByRole("button", { name: "Replay these creations" }).click();
+    await says(page.getByRole("dialog"), "of pool shells");
+    await answer(page, { yes: "Replay all" });
+    await says(page.locator("#said"), "1 replayed, 0 on their way already, 0 gone, 0 failed.");
+    await page.getByRole("link", { name: "ctr_1" }).click();
+    await says(page.locator("#record h2"), "Creation");
+    assert.equal(await fact(page.locator("#record"), "Last error").innerText(), SCRIPT);
+    await page.getByRole("button", { name: "Replay", exact: true }).click();
+    await says(page.locator("#said"), "Creation of ctr_1: already on the way.");
+    assert.deepEqual(asked, ["/v1/admin/provisions/replay?all=true&pool=shells", "/v1/admin/provisions/ctr_1/replay"]);
+    assert.equal(await page.locator("#view img, #view svg").count(), 0);
+  },
 };

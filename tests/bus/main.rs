@@ -109,6 +109,7 @@ on_every_engine! {
         retry_is_delayed_and_counts_anew,
         provision_that_was_given_up_is_parked,
         unreadable_provision_is_parked,
+        old_parked_provisions_are_removed,
         provisions_resume_after_an_outage,
         runners_share_the_work,
         served_pools_change_while_running,

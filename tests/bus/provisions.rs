@@ -5,7 +5,7 @@ use crate::fixtures::{Running, run, until};
 use crate::manual_worker::{Case, Inbox, ManualWorker, manual_worker};
 use async_trait::async_trait;
 use contract::{ProvisionLane, ProvisionWork};
-use domain::PoolName;
+use domain::{PoolName, UnixSeconds};
 use harness::wait::{TIMEOUT, eventually, moment};
 use parking_lot::Mutex;
 use ports::bus::{Announced, Delivery, ServedPools, Verdict, Worker};
@@ -366,6 +366,29 @@ pub(crate) async fn unreadable_provision_is_parked(engine: Engine) {
         assert_eq!(payload, sent.as_bytes());
     }
     runner.until_free(1).await;
+}
+
+pub(crate) async fn old_parked_provisions_are_removed(engine: Engine) {
+    let world = engine.world().await;
+    let bus = world.connect_provisions().await;
+    announce(&bus, (1..=2).map(|number| work(number, "a", true))).await;
+    world.publish_raw_provision(&work(3, "a", true), "this is no work").await;
+    let mut runner = Runner::start(&world, 2, &["a"]).await;
+    for _ in 1..=2 {
+        runner.next().await.answer(Verdict::GiveUp { reason: "no image".to_owned() });
+    }
+    world.until_provisions(0, 0).await;
+    let drop = async |before: u64, limit: usize| {
+        world.bus.drop_parked_provisions(UnixSeconds::new(before), limit).await.unwrap()
+    };
+    // Both clocks are between these.
+    let (long_ago, one_day) = (1_000_000_000, 10_000_000_000);
+    assert_eq!(drop(long_ago, 10).await, 0);
+    assert_eq!(drop(one_day, 1).await, 1);
+    assert_eq!(world.parked_provisions().await.len(), 2);
+    assert_eq!(drop(one_day, 10).await, 2, "unreadable ones as well");
+    assert_eq!(world.parked_provisions().await.len(), 0);
+    runner.until_free(2).await;
 }
 
 pub(crate) async fn provisions_resume_after_an_outage(engine: Engine) {

@@ -3,8 +3,8 @@
 use crate::messages::{reads, strict, wire};
 use contract::{
     BulkDeleteEntry, BulkDeleteOutcome, BulkDeleteReply, BulkDeleteRequest, DeletionState, HistoryView,
-    LeaseView, RecordRequest, RecordView, SandboxEntry, SandboxView, SandboxesReply, SandboxesRequest,
-    TombstoneView,
+    LeaseView, ProvisionState, RecordRequest, RecordView, SandboxEntry, SandboxView, SandboxesReply,
+    SandboxesRequest, TombstoneView,
 };
 use domain::{Cause, StateName};
 use insta::assert_snapshot;
@@ -21,7 +21,27 @@ fn entry() -> SandboxEntry {
         track_name: Some("dns-basics".to_owned()),
         sfdc_account_id: None,
     };
-    SandboxEntry { view, pool: "main".to_owned(), version: 2, epoch: 1, changed_at: Some(1_763_683_200) }
+    let (pool, changed_at) = ("main".to_owned(), Some(1_763_683_200));
+    SandboxEntry { view, pool, version: 2, epoch: 1, changed_at, provision: None }
+}
+
+/// One whose creation is parked.
+fn parked() -> SandboxEntry {
+    let own = entry();
+    let view = SandboxView {
+        sandbox_id: "ctr_1".to_owned(),
+        name: "ctr_1".to_owned(),
+        external_id: "ctr_1".to_owned(),
+        status: StateName::ProvisionFailed.into(),
+        allocated_to_track: None,
+        allocated_at: None,
+        expires_at: None,
+        track_name: None,
+        ..own.view
+    };
+    let last_error = Some("no such image".to_owned());
+    let provision = ProvisionState { requested_at: 1_763_683_100, attempts: 5, last_error };
+    SandboxEntry { view, pool: "shells".to_owned(), epoch: 0, provision: Some(provision), ..own }
 }
 
 #[test]
@@ -37,8 +57,8 @@ fn sandbox_lists() {
     };
     assert_snapshot!(strict(&request), @r#"{"status":"allocated","pool":"main","lab":"dns-basics","owner":"student-1","name_prefix":"lab-","cursor":"claims....0a","limit":100}"#);
     reads("{}", &SandboxesRequest::default());
-    let reply = SandboxesReply { sandboxes: vec![entry()], count: 1, cursor: None };
-    assert_snapshot!(wire(&reply), @r#"{"sandboxes":[{"sandbox_id":"2000000","name":"lab-00000","external_id":"a90deeed","status":"allocated","allocated_to_track":"student-1","allocated_at":1763683200,"expires_at":1763697600,"track_name":"dns-basics","sfdc_account_id":null,"pool":"main","version":2,"epoch":1,"changed_at":1763683200}],"count":1,"cursor":null}"#);
+    let reply = SandboxesReply { sandboxes: vec![entry(), parked()], count: 2, cursor: None };
+    assert_snapshot!(wire(&reply), @r#"{"sandboxes":[{"sandbox_id":"2000000","name":"lab-00000","external_id":"a90deeed","status":"allocated","allocated_to_track":"student-1","allocated_at":1763683200,"expires_at":1763697600,"track_name":"dns-basics","sfdc_account_id":null,"pool":"main","version":2,"epoch":1,"changed_at":1763683200},{"sandbox_id":"ctr_1","name":"ctr_1","external_id":"ctr_1","status":"provision_failed","allocated_to_track":null,"allocated_at":null,"expires_at":null,"track_name":null,"sfdc_account_id":null,"pool":"shells","version":2,"epoch":0,"changed_at":1763683200,"provision":{"requested_at":1763683100,"attempts":5,"last_error":"no such image"}}],"count":2,"cursor":null}"#);
 }
 
 #[test]

@@ -5,7 +5,8 @@ use contract::{
     DeletionEntry, DeletionPlace, DeletionRequest, DeletionTotals, DeletionView, DeletionsReply,
     DeletionsRequest, Event, ExtendRequest, HistoryView, KeyRequest, OrderReply, OrderRequest, ParkedReply,
     ParkedRequest, ParkedView, PreCleanView, QueuedView, RemoveReply, ReplayAllReply, ReplayAllRequest,
-    ReplayOutcome, ReplayReply, Report, RunReport, RunStatus, SweepReport,
+    ReplayOutcome, ReplayProvisionRequest, ReplayProvisionsReply, ReplayProvisionsRequest, ReplayReply,
+    Report, RunReport, RunStatus, SweepReport,
 };
 use domain::{
     Cause, ClaimKey, Epoch, ExternalId, Grant, IdempotencyKey, LabId, NewSandbox, OwnerId, PoolName,
@@ -194,6 +195,29 @@ fn replays() {
     assert_snapshot!(wire(&counts), @r#"{"replayed":1,"already_on_the_way":2,"gone":3,"unreadable":4,"failed":5,"cursor":40}"#);
     let removed = RemoveReply { key: "_unreadable.7".to_owned(), removed: true };
     assert_snapshot!(wire(&removed), @r#"{"key":"_unreadable.7","removed":true}"#);
+}
+
+#[test]
+fn replays_of_creations() {
+    let request = ReplayProvisionRequest { sandbox_id: "ctr_1".to_owned(), by: Some("alice".to_owned()) };
+    assert_snapshot!(strict(&request), @r#"{"sandbox_id":"ctr_1","by":"alice"}"#);
+    let all = ReplayProvisionsRequest {
+        pool: Some("shells".to_owned()),
+        reason: Some("image".to_owned()),
+        cursor: Some("provision_failed.shells.3..0a".to_owned()),
+        limit: Some(100),
+        by: Some("alice".to_owned()),
+    };
+    assert_snapshot!(strict(&all), @r#"{"pool":"shells","reason":"image","cursor":"provision_failed.shells.3..0a","limit":100,"by":"alice"}"#);
+    reads("{}", &ReplayProvisionsRequest::default());
+    let counts = ReplayProvisionsReply {
+        replayed: 1,
+        already_on_the_way: 2,
+        gone: 3,
+        failed: 4,
+        cursor: Some("provision_failed.shells.3..0a".to_owned()),
+    };
+    assert_snapshot!(wire(&counts), @r#"{"replayed":1,"already_on_the_way":2,"gone":3,"failed":4,"cursor":"provision_failed.shells.3..0a"}"#);
 }
 
 #[test]

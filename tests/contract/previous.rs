@@ -144,6 +144,8 @@ fn present_types_read_and_write_the_exchanges_of_the_previous_build() {
             | Verb::PutTemplate
             | Verb::RemoveTemplate
             | Verb::TemplateVersions
+            | Verb::ReplayProvision
+            | Verb::ReplayProvisions
             | Verb::Execute
             | Verb::Claim
             | Verb::Claims
@@ -172,6 +174,8 @@ fn present_types_read_and_write_the_exchanges_of_the_previous_build() {
         Verb::PutPool,
         Verb::DrainPool,
         Verb::RemovePool,
+        Verb::ReplayProvision,
+        Verb::ReplayProvisions,
         Verb::Execute,
         Verb::Claim,
         Verb::Claims,

@@ -5,5 +5,6 @@ mod claims;
 mod failures;
 mod leases;
 mod nodes;
+mod parked;
 mod pools;
 mod world;

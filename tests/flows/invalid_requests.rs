@@ -71,6 +71,7 @@ async fn invalid_nats_requests_change_nothing() {
         (Verb::Quarantine, r#"["1", "why"]"#, FaultCode::InvalidRequest),
         (Verb::BulkDelete, r#"{"status": "available", "dryrun": true}"#, FaultCode::InvalidRequest),
         (Verb::ReplayAll, r#"{"poool": "main"}"#, FaultCode::InvalidRequest),
+        (Verb::ReplayProvisions, r#"{"poool": "main"}"#, FaultCode::InvalidRequest),
         (Verb::Sandboxes, r#"{"state": "stale"}"#, FaultCode::InvalidRequest),
         (Verb::Release, r#"{"owner": "a", "sandbox_id": "../1"}"#, FaultCode::InvalidRequest),
         (Verb::Release, r#"{"owner": "a"}"#, FaultCode::InvalidRequest),

@@ -233,7 +233,7 @@ impl Script {
             Transition::finish_provision(seen, &node, LATER),
             Transition::note_provision_failure(seen, 2, "no image"),
             Transition::park_provision(seen, LATER),
-            Transition::replay_provision(seen, &operator(), LATER),
+            Transition::replay_provision(seen, &operator(), self.pick(&[NOW, LEASE_END]).unwrap(), LATER),
             Transition::retire(seen, LATER),
         ];
         let is_parked = matches!(seen.state, State::ProvisionFailed(_));

@@ -78,6 +78,7 @@ on_every_engine! {
         every_transition_from_every_state_matches_the_domain,
         new_sandbox_is_available_and_a_known_one_is_unchanged,
         created_sandbox_is_written_once,
+        replay_of_a_creation_needs_a_lease_that_is_not_over,
         abandoned_id_is_never_created,
         grant_needs_the_version_that_was_read,
         a_release_needs_the_owner,

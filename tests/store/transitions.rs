@@ -50,7 +50,7 @@ fn transitions(sandbox: &Sandbox) -> Vec<Transition> {
         Transition::note_provision_failure(sandbox, 2, "no image"),
         Transition::finish_provision(sandbox, &Descriptor::parse([("node", "n-1")]).unwrap(), LATER),
         Transition::park_provision(sandbox, LATER),
-        Transition::replay_provision(sandbox, &operator(), LATER),
+        Transition::replay_provision(sandbox, &operator(), NOW, LATER),
         Transition::retire(sandbox, LATER),
         Transition::describe(StateName::VARIANTS, sandbox.version, &described(sandbox)),
     ];
@@ -172,6 +172,27 @@ pub(crate) async fn abandoned_id_is_never_created(store: Arc<dyn Store>) {
     let wanted = new_sandbox(1).provision(None, LATER);
     assert_eq!(store.create(&wanted).await.unwrap(), Insert::Exists(Box::new(gone.clone())));
     assert_eq!(lost(store.finish_provision(&wanted, &Descriptor::default(), LATER).await.unwrap()), gone);
+}
+
+pub(crate) async fn replay_of_a_creation_needs_a_lease_that_is_not_over(store: Arc<dyn Store>) {
+    let by = operator();
+    for (number, is_leased) in [(1, false), (2, true)] {
+        let wanted = created(&*store, number, is_leased).await;
+        let failed = done(store.note_provision_failure(&wanted, 5, "no image").await.unwrap());
+        let parked = done(store.park_provision(&failed, NOW).await.unwrap());
+        if is_leased {
+            let over = store.replay_provision(&parked, &by, LEASE_END, LATER).await.unwrap();
+            assert_eq!(lost(over), parked, "its lease is over");
+        }
+        let again = done(store.replay_provision(&parked, &by, NOW, LATER).await.unwrap());
+        let provision = again.provision().unwrap();
+        assert_eq!((provision.attempts, provision.requested_at), (0, LATER));
+        assert_eq!((again.lease(), again.epoch), (parked.lease(), parked.epoch));
+        assert_eq!(listed(&*store, StateName::ProvisionFailed, SortRange::All).await, []);
+        let twice = store.replay_provision(&parked, &by, NOW, LATER).await.unwrap();
+        assert_eq!(lost(twice), again, "it is being created already");
+        done(store.finish_provision(&again, &Descriptor::default(), LATER).await.unwrap());
+    }
 }
 
 pub(crate) async fn grant_needs_the_version_that_was_read(store: Arc<dyn Store>) {

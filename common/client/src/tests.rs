@@ -198,7 +198,7 @@ async fn page(
 
 #[tokio::test]
 async fn bulk_request_is_retried_only_if_no_worker_started_it() {
-    for verb in [Verb::BulkDelete, Verb::ReplayAll] {
+    for verb in [Verb::BulkDelete, Verb::ReplayAll, Verb::ReplayProvisions] {
         let not_begun = vec![Err(RequestError::NoResponders), fault(FaultCode::NoWorkers), released()];
         let (ended, seen) = page(verb, not_begun).await;
         assert_eq!((ended.is_ok(), seen.len()), (true, 3), "{verb:?}");

@@ -123,6 +123,8 @@ impl Action {
                 Verb::Replay
                 | Verb::ReplayAll
                 | Verb::Remove
+                | Verb::ReplayProvision
+                | Verb::ReplayProvisions
                 | Verb::Quarantine
                 | Verb::Unquarantine
                 | Verb::ForceRelease
@@ -177,6 +179,8 @@ impl Action {
                 | Verb::Replay
                 | Verb::ReplayAll
                 | Verb::Remove
+                | Verb::ReplayProvision
+                | Verb::ReplayProvisions
                 | Verb::Pools
                 | Verb::Pool
                 | Verb::PutPool

@@ -174,8 +174,8 @@ pub enum ReplayOutcome {
     Replayed,
     /// It was on its way already.
     AlreadyOnTheWay,
-    /// The sandbox is deleted; or, of a copy, its deletion is not wanted any more. A living sandbox that is named itself is
-    /// refused.
+    /// The sandbox is deleted; or, of a copy, its deletion is not wanted any more. Of a creation: the sandbox is being deleted
+    /// or is deleted. A living sandbox that is named itself is refused.
     Gone,
     /// The message still cannot be read.
     Unreadable,

@@ -46,7 +46,7 @@ pub use fault::{Fault, FaultBody, FaultCode, Repeat};
 pub use fleet::{FleetReply, WorkView, WorkerRole, WorkerView};
 pub use listing::{
     BulkDeleteEntry, BulkDeleteOutcome, BulkDeleteReply, BulkDeleteRequest, DeletionState, LeaseView,
-    RecordRequest, RecordView, SandboxEntry, SandboxesReply, SandboxesRequest, TombstoneView,
+    ProvisionState, RecordRequest, RecordView, SandboxEntry, SandboxesReply, SandboxesRequest, TombstoneView,
 };
 pub use marks::KnownMark;
 pub use named::{
@@ -56,7 +56,10 @@ pub use named::{
 pub use nodes::NodeVerb;
 pub use orders::{ExtendRequest, OrderReply, OrderRequest};
 pub use principal::{PRINCIPAL_BYTES_MAX, Principal, Rights, Role};
-pub use provisions::{ProvisionLane, ProvisionPriority, ProvisionWork};
+pub use provisions::{
+    ProvisionLane, ProvisionPriority, ProvisionWork, ReplayProvisionRequest, ReplayProvisionsReply,
+    ReplayProvisionsRequest,
+};
 pub use queue::{
     DeletionEntry, DeletionPlace, DeletionTotals, DeletionsReply, DeletionsRequest, PreCleanView,
 };

@@ -5,7 +5,7 @@ use super::deletions::HistoryView;
 use super::named::{ChangeCause, SandboxStatus};
 use super::queue::PreCleanView;
 use super::sandboxes::SandboxView;
-use domain::{Cause, Deletion, Lease, Sandbox, State, Tombstone};
+use domain::{Cause, Deletion, Lease, Provision, Sandbox, State, Tombstone};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -50,6 +50,9 @@ pub struct SandboxEntry {
     pub epoch: u64,
     /// When its state last changed, Unix seconds; null if its history does not say.
     pub changed_at: Option<u64>,
+    /// Its creation, while it is `provisioning` or `provision_failed`; absent otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provision: Option<ProvisionState>,
 }
 
 /// One page of sandboxes. It may hold fewer than `limit`, or none: the last page is the one without a cursor.
@@ -103,6 +106,17 @@ pub struct DeletionState {
     pub last_error: Option<String>,
     /// What clearing it came to, once it was tried.
     pub pre_clean: Option<PreCleanView>,
+}
+
+/// The creation of a sandbox: wanted, or given up.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ProvisionState {
+    /// When it was asked for or replayed, Unix seconds.
+    pub requested_at: u64,
+    /// Failed attempts.
+    pub attempts: u32,
+    /// What the last failed one said.
+    pub last_error: Option<String>,
 }
 
 /// What is left of a deleted sandbox.
@@ -228,6 +242,7 @@ impl SandboxEntry {
             version: sandbox.version.get(),
             epoch: sandbox.epoch.get(),
             changed_at: sandbox.history.last().map(|entry| entry.at.get()),
+            provision: sandbox.provision().map(ProvisionState::from),
         }
     }
 }
@@ -274,6 +289,15 @@ impl From<&Deletion> for DeletionState {
             last_error: last_error.clone(),
             pre_clean: preparation.as_ref().map(PreCleanView::from),
         }
+    }
+}
+
+// === impl ProvisionState ===
+
+impl From<&Provision> for ProvisionState {
+    fn from(provision: &Provision) -> Self {
+        let Provision { lease: _, requested_at, attempts, last_error } = provision;
+        Self { requested_at: requested_at.get(), attempts: *attempts, last_error: last_error.clone() }
     }
 }
 

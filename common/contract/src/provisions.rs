@@ -27,6 +27,54 @@ pub struct ProvisionWork {
     pub requested_at: u64,
 }
 
+/// The parked creation to try again: `replay-provision`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ReplayProvisionRequest {
+    /// The sandbox.
+    pub sandbox_id: String,
+    /// Who asks, for the history; the principal if there is one, else `operator` if none is named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+}
+
+/// Replays parked creations, one page: `replay-provisions`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ReplayProvisionsRequest {
+    /// Only those of this pool.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool: Option<String>,
+    /// Only those whose last error contains this text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Where the page before ended, with the same filters; none for the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cursor: Option<String>,
+    /// Most creations to look at, 1 to 100.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
+    /// Who asks, for the history; the principal if there is one, else `operator` if none is named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+}
+
+/// What a page of replayed creations did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct ReplayProvisionsReply {
+    /// Tried again from now on.
+    pub replayed: u64,
+    /// On their way already.
+    pub already_on_the_way: u64,
+    /// Not parked any more, or their lease is over.
+    pub gone: u64,
+    /// Could not be replayed now, because table or queue did not answer.
+    pub failed: u64,
+    /// Where the next page begins; none after the last.
+    pub cursor: Option<String>,
+}
+
 /// Which work of a pool a runner does first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, strum::IntoStaticStr, strum::EnumIter)]
 #[strum(serialize_all = "snake_case")]
@@ -44,6 +92,20 @@ pub struct ProvisionLane {
     pub priority: ProvisionPriority,
     /// The pool.
     pub pool: PoolName,
+}
+
+// === impl ReplayProvisionsReply ===
+
+impl ReplayProvisionsReply {
+    /// Adds the counts of a further page, and goes on where that ended.
+    pub fn add(&mut self, page: Self) {
+        let Self { replayed, already_on_the_way, gone, failed, cursor } = page;
+        self.replayed += replayed;
+        self.already_on_the_way += already_on_the_way;
+        self.gone += gone;
+        self.failed += failed;
+        self.cursor = cursor;
+    }
 }
 
 // === impl ProvisionPriority ===

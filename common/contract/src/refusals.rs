@@ -6,7 +6,7 @@ use std::time::Duration;
 
 /// The advice for a caller that must not ask again before it has looked.
 const LOOK_FIRST: &str = "it is not known how much was done; look at what is left before you ask again: a dry run of a \
-                          bulk delete, or the list of parked deletions";
+                          bulk delete, or the list of what is parked";
 
 /// The same after a command.
 const LOOK_AT_EFFECTS: &str =
@@ -85,9 +85,13 @@ impl Verb {
                 F::Contended,
                 F::UpstreamUnavailable,
             ],
-            Self::Deletions | Self::Parked | Self::ReplayAll => &[F::UpstreamUnavailable],
+            Self::Deletions | Self::Parked | Self::ReplayAll | Self::ReplayProvisions => {
+                &[F::UpstreamUnavailable]
+            }
             Self::Deletion => &[F::NotFound, F::UpstreamUnavailable],
-            Self::Replay => &[F::NotFound, F::InvalidState, F::Contended, F::UpstreamUnavailable],
+            Self::Replay | Self::ReplayProvision => {
+                &[F::NotFound, F::InvalidState, F::Contended, F::UpstreamUnavailable]
+            }
             Self::Remove => &[F::NotFound, F::InvalidState, F::UpstreamUnavailable],
             Self::Quarantine | Self::Unquarantine | Self::ForceRelease => {
                 &[F::NotFound, F::InvalidState, F::Contended]
@@ -113,7 +117,10 @@ impl Verb {
     /// a request is repeated only if no worker began with it.
     #[must_use]
     pub const fn leads_to_the_same(self) -> bool {
-        !matches!(self, Self::ReplayAll | Self::BulkDelete | Self::Execute | Self::Runtime)
+        !matches!(
+            self,
+            Self::ReplayAll | Self::ReplayProvisions | Self::BulkDelete | Self::Execute | Self::Runtime
+        )
     }
 
     /// Longest time of one attempt at it: the usual one, or all that there is if a second one would do something else.
@@ -171,7 +178,10 @@ mod tests {
     fn timed_out_bulk_request_advises_to_check_before_retrying() {
         for verb in Verb::iter() {
             let fault = verb.unseen_end(F::Timeout, "repeat it");
-            let is_page = matches!(verb, Verb::ReplayAll | Verb::BulkDelete | Verb::Execute | Verb::Runtime);
+            let is_page = matches!(
+                verb,
+                Verb::ReplayAll | Verb::ReplayProvisions | Verb::BulkDelete | Verb::Execute | Verb::Runtime
+            );
             assert_eq!(fault.message == "repeat it", !is_page, "{verb:?}");
             assert_eq!((fault.code, fault.retry_after_seconds.is_some()), (F::Timeout, !is_page), "{verb:?}");
         }

@@ -53,6 +53,10 @@ pub enum Verb {
     ReplayAll,
     /// Remove an unreadable message.
     Remove,
+    /// Try a parked creation again.
+    ReplayProvision,
+    /// Try all of them again, a page at a time.
+    ReplayProvisions,
     /// Give a lease more time.
     Extend,
     /// Take a sandbox out of use.
@@ -163,6 +167,8 @@ impl Verb {
             | Self::Replay
             | Self::ReplayAll
             | Self::Remove
+            | Self::ReplayProvision
+            | Self::ReplayProvisions
             | Self::Extend
             | Self::Quarantine
             | Self::Unquarantine
@@ -236,6 +242,8 @@ impl Verb {
             | Self::Replay
             | Self::ReplayAll
             | Self::Remove
+            | Self::ReplayProvision
+            | Self::ReplayProvisions
             | Self::BulkDelete
             | Self::PutPool
             | Self::RemovePool

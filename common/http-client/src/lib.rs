@@ -125,6 +125,8 @@ impl HttpRequests {
             | Verb::Deletion
             | Verb::Replay
             | Verb::ReplayAll
+            | Verb::ReplayProvision
+            | Verb::ReplayProvisions
             | Verb::Remove
             | Verb::Quarantine
             | Verb::Unquarantine

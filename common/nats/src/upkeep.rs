@@ -79,6 +79,19 @@ impl Upkeep for NatsBus {
         self.remove(self.config.subjects.parked_stream(), sequence).await
     }
 
+    async fn drop_parked_provisions(&self, before: UnixSeconds, limit: usize) -> Result<usize, BusError> {
+        let subjects = &self.config.subjects;
+        let (mut removed, mut after) = (0, 0);
+        while removed < limit {
+            let subject = subjects.provision_parked_all();
+            let found = self.read_after(subjects.parked_stream(), &subject, after, 1).await?;
+            let Some(message) = found.first().filter(|message| moment_of(message) < before) else { break };
+            removed += usize::from(self.remove(subjects.parked_stream(), message.sequence).await?);
+            after = message.sequence;
+        }
+        Ok(removed)
+    }
+
     async fn park_again(&self, parked: &ParkedDeletion) -> Result<Announced, BusError> {
         const OPERATION: &str = "park a deletion again";
         let (id, pool, _) = parked.work.parts().map_err(failed(OPERATION))?;

@@ -501,6 +501,10 @@ pub trait Upkeep: Send + Sync {
     /// Removes a parked message; false if it was not there.
     async fn unpark(&self, sequence: u64) -> Result<bool, BusError>;
 
+    /// Removes parked messages of creations that were stored before that moment, the oldest first and at most `limit`.
+    /// Returns how many.
+    async fn drop_parked_provisions(&self, before: UnixSeconds, limit: usize) -> Result<usize, BusError>;
+
     /// Stores the copy of a parked deletion unless the sandbox has one.
     async fn park_again(&self, parked: &ParkedDeletion) -> Result<Announced, BusError>;
 

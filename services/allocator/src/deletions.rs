@@ -20,7 +20,7 @@ use runtime::telemetry::Chain;
 mod queue;
 
 /// Concurrent replays of one request.
-const REPLAYS_AT_ONCE_MAX: usize = 8;
+pub(crate) const REPLAYS_AT_ONCE_MAX: usize = 8;
 
 /// Which page of the parked deletions.
 struct Which {
@@ -32,13 +32,19 @@ struct Which {
 
 /// Why a replay failed.
 #[derive(Debug, thiserror::Error)]
-enum ReplayError {
+pub(crate) enum ReplayError {
     #[error("the store failed")]
     Store(#[from] StoreError),
     #[error("the queue failed")]
     Bus(#[from] BusError),
     #[error("no deletion of it is wanted: it is {0}")]
     NotWanted(StateName),
+    #[error("no creation of it is parked: it is {0}")]
+    NotParked(StateName),
+    #[error("its lease is over, so nothing waits for it; expiry ends it")]
+    LeaseOver,
+    #[error("the sandbox is being changed by others; repeat the same request")]
+    Contended,
 }
 
 /// The result of starting a deletion.
@@ -306,11 +312,14 @@ fn not_parked() -> Fault {
     Fault::new(FaultCode::NotFound, "nothing is parked under that key")
 }
 
-fn replay_fault(request: &Request, error: &ReplayError) -> Fault {
+pub(crate) fn replay_fault(request: &Request, error: &ReplayError) -> Fault {
     match error {
         ReplayError::Store(error) => store_fault(request, error),
         ReplayError::Bus(error) => bus_fault(request, error),
-        ReplayError::NotWanted(_) => Fault::new(FaultCode::InvalidState, error.to_string()),
+        ReplayError::NotWanted(_) | ReplayError::NotParked(_) | ReplayError::LeaseOver => {
+            Fault::new(FaultCode::InvalidState, error.to_string())
+        }
+        ReplayError::Contended => Fault::new(FaultCode::Contended, error.to_string()),
     }
 }
 

@@ -4,7 +4,7 @@
 //! Requests on `<prefix>.v1.*`, in a queue group: claims, releases, look-ups, and operators' requests.
 //!
 //! # Produces
-//! Replies; deletion work for every sandbox that is released or replayed; events.
+//! Replies; deletion work for every sandbox that is released or replayed; work for creations; events.
 //!
 //! # Calls
 //! The store, by conditional writes. The provider, only for health checks of candidates. The stored census, for
@@ -36,6 +36,7 @@ mod node_orders;
 mod nodes;
 mod orders;
 mod pools;
+mod provisions;
 mod release;
 mod switch;
 
@@ -259,6 +260,8 @@ impl Allocator {
             Verb::Replay => plain(self.replay(request).await),
             Verb::ReplayAll => plain(self.replay_all(request).await),
             Verb::Remove => plain(self.remove(request).await),
+            Verb::ReplayProvision => plain(self.replay_provision(request).await),
+            Verb::ReplayProvisions => plain(self.replay_provisions(request).await),
             Verb::Extend => plain(self.extend(request, permit).await),
             Verb::Quarantine => plain(self.quarantine(request).await),
             Verb::Unquarantine => plain(self.unquarantine(request).await),

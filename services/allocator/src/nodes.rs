@@ -169,6 +169,11 @@ impl Allocator {
             let Some((seen, provision)) = self.creation_of(request, &sandbox_id, epoch).await? else {
                 return Ok(ProvisionFailedReply { next: AfterFailure::Drop, attempts });
             };
+            // Attempts only grow, until a replay counts anew: this one was made before it.
+            if attempts > provision.attempts {
+                let attempts = provision.attempts;
+                return Ok(ProvisionFailedReply { next: AfterFailure::Retry, attempts });
+            }
             let now = self.ports.clock.now();
             let is_counted = provision.attempts >= counted;
             let is_last = is_final || provision.attempts.max(counted) >= self.config.provision_attempts_max;

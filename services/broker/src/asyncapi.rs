@@ -22,6 +22,7 @@ mod examples;
 mod faults;
 mod message;
 mod nodes;
+mod provisions;
 mod schemas;
 mod streams;
 mod templates;
@@ -30,7 +31,7 @@ mod verbs;
 /// Version of AsyncAPI.
 const ASYNCAPI: &str = "3.0.0";
 /// Version of the document: that of the requests, and a number that grows with what is added to them.
-const VERSION: &str = "1.3.0";
+const VERSION: &str = "1.4.0";
 /// The channel that stands for the caller's inbox.
 const REPLIES: &str = "replies";
 /// Where a channel's messages come from in the document.
@@ -40,7 +41,7 @@ const ABOUT: &str = "Hands out pre-created cloud sandboxes, takes them back, and
     Bodies are JSON; times are Unix seconds; readers ignore fields that they do not know. A reply that has the header \
     Nats-Service-Error-Code is a failure: act on `detail.code` of its body, and repeat as its x-repeat says \
     (`never`; `once`; `after` the seconds in `detail.retry_after`). Every request may be repeated as it stands, but \
-    replay-all and bulk-delete only if no worker began with it (no responders, NO_WORKERS). \
+    replay-all, replay-provisions and bulk-delete only if no worker began with it (no responders, NO_WORKERS). \
     The document is written from the broker's side: it receives requests and sends events. nats/README.md says the \
     rest: what to repeat, deadlines, evolution.";
 

@@ -4,8 +4,8 @@ use crate::role::Role;
 use crate::up::Overlay;
 use crate::views::View;
 use crate::{
-    child, client, context, deletions, doctor, nodes, operate, pools, store, table, templates, tick, token,
-    up,
+    child, client, context, deletions, doctor, nodes, operate, pools, provisions, store, table, templates,
+    tick, token, up,
 };
 use clap::{CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
@@ -40,6 +40,8 @@ enum Command {
     View(View),
     /// Inspect and control the deletion queue, over NATS (`NATS_URL` …).
     Deletions(deletions::Options),
+    /// List sandboxes that are being created or could not be, and try those again, over NATS (`NATS_URL` …).
+    Provisions(provisions::Options),
     /// Show, change, drain and remove pools, over NATS (`NATS_URL` …).
     Pools(pools::Options),
     /// Show nodes, take them out of use and put them back, over NATS (`NATS_URL` …).
@@ -124,6 +126,7 @@ fn run(command: Command) -> anyhow::Result<u8> {
         Command::Store(options) => block_on(store::run(options, &ProcessEnv))?,
         Command::View(view) => block_on(view.run(&operator_env()?))?,
         Command::Deletions(options) => block_on(options.run(&operator_env()?))?,
+        Command::Provisions(options) => block_on(options.run(&operator_env()?))?,
         Command::Pools(options) => block_on(options.run(&operator_env()?))?,
         Command::Nodes(options) => block_on(options.run(&operator_env()?))?,
         Command::Templates(options) => block_on(options.run(&operator_env()?))?,

@@ -39,6 +39,7 @@ mod notes;
 mod opening;
 mod output;
 mod pools;
+mod provisions;
 pub mod store;
 mod table;
 mod templates;

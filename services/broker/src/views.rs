@@ -8,7 +8,7 @@ use runtime::settings::Env;
 mod claims;
 mod events;
 mod fleet;
-mod sandboxes;
+pub(crate) mod sandboxes;
 mod stats;
 
 /// The views.

@@ -12,7 +12,8 @@ use contract::{
 };
 use domain::Actor;
 use domain::ids::HEADER_ID_BYTES_MAX;
-use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 
 use crate::admin::written;
@@ -186,32 +187,58 @@ pub(crate) async fn replay_all(
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
     let Again { pool, reason, cursor, limit, all } = again;
-    if all != Some(true) {
-        return Err(Fault::invalid("all", "must be true to replay more than one deletion").into());
-    }
+    must_be_all(all, "deletion")?;
     let by = operator(&headers, &facts)?.to_string();
     let which = ParkedRequest { pool, reason, cursor, limit };
     let mut request = ReplayAllRequest::new(which, Some(by));
     let mut total = ReplayAllReply { cursor: request.cursor, ..ReplayAllReply::default() };
+    let add = |request: &mut ReplayAllRequest, page: ReplayAllReply| {
+        total.add(&page);
+        request.cursor = total.cursor;
+        total.cursor.is_some()
+    };
+    let is_one = limit.is_some();
+    match each_page(&relay, Verb::ReplayAll, &facts, is_one, &mut request, add).await? {
+        Some(fault) => Ok(fault),
+        None => written(StatusCode::OK, &total),
+    }
+}
+
+/// Refuses to replay more than one without the parameter that says so.
+pub(crate) fn must_be_all(all: Option<bool>, what: &str) -> Result<(), Fault> {
+    match all {
+        Some(true) => Ok(()),
+        _ => Err(Fault::invalid("all", format!("must be true to replay more than one {what}"))),
+    }
+}
+
+/// Sends the request for one page, or for page after page until the last one or the deadline. `add` takes each reply, moves
+/// the request to the next page, and says whether there is one. Returns the fault of the first page, if that failed: the
+/// results so far are worth more than the failure of a later page, which the next request will meet.
+pub(crate) async fn each_page<Q: Serialize, R: DeserializeOwned>(
+    relay: &Relay,
+    verb: Verb,
+    facts: &Facts,
+    is_one: bool,
+    request: &mut Q,
+    mut add: impl FnMut(&mut Q, R) -> bool,
+) -> Result<Option<Response>, Failure> {
     let until_ms = relay.deadline_ms();
-    let pages_max = if limit.is_some() { 1 } else { PAGES_MAX };
+    let pages_max = if is_one { 1 } else { PAGES_MAX };
     for page in 0..pages_max {
-        let reply = match relay.send(Verb::ReplayAll, &facts, None, &request).await {
+        let reply = match relay.send(verb, facts, None, request).await {
             Ok(reply) if !reply.is_fault => reply,
-            // The results so far are worth more than the failure of a later page, which the next request will meet.
             Ok(_) | Err(_) if page > 0 => break,
-            Ok(reply) => return Ok(pass_on(reply, StatusCode::OK)),
+            Ok(reply) => return Ok(Some(pass_on(reply, StatusCode::OK))),
             Err(fault) => return Err(fault.into()),
         };
-        let counts: ReplayAllReply = serde_json::from_slice(&reply.body)
+        let counts = serde_json::from_slice(&reply.body)
             .map_err(|_| Fault::new(FaultCode::InternalError, "a worker's answer could not be read"))?;
-        total.add(&counts);
-        request.cursor = total.cursor;
-        if total.cursor.is_none() || relay.is_past(until_ms) {
+        if !add(request, counts) || relay.is_past(until_ms) {
             break;
         }
     }
-    written(StatusCode::OK, &total)
+    Ok(None)
 }
 
 /// A sandbox, or the key of an unreadable message.

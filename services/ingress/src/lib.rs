@@ -51,6 +51,7 @@ pub mod fleet;
 mod nodes;
 mod orders;
 mod pools;
+mod provisions;
 mod query;
 mod records;
 pub mod sandboxes;

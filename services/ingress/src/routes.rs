@@ -29,6 +29,7 @@ use crate::openapi;
 use crate::openapi::faults::OfOpen;
 use crate::orders;
 use crate::pools;
+use crate::provisions;
 use crate::records;
 use crate::relay::Relay;
 use crate::sandboxes;
@@ -120,6 +121,8 @@ fn handlers() -> Vec<UtoipaMethodRouter<Parts>> {
         routes!(deletions::show),
         routes!(deletions::remove),
         routes!(deletions::replay),
+        routes!(provisions::replay_provisions),
+        routes!(provisions::replay_provision),
         routes!(events::events),
         routes!(fleet::fleet),
         routes!(openapi::document),

@@ -12,6 +12,7 @@ use ports::store::StoreError;
 use runtime::switch::{SwitchError, Switchboard};
 use runtime::telemetry::Chain;
 use std::sync::Arc;
+use std::time::Duration;
 
 mod event_log;
 mod parked;
@@ -22,6 +23,9 @@ pub(crate) use event_log::{Due, Verified};
 
 /// Messages read from a stream at once.
 const MESSAGES_PAGE: usize = 500;
+/// How long parked messages of creations are kept. They are for people only: the record of the sandbox has all that a replay
+/// needs.
+const PARKED_PROVISION_KEPT: Duration = Duration::from_secs(7 * 86_400);
 
 /// Why a sweep did not complete.
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +73,7 @@ impl Reconciler {
         self.request_periods().await?;
         let wanted = self.sweep_queue(report, skipped).await?;
         self.sweep_parked(report, skipped).await?;
+        self.sweep_parked_provisions().await?;
         let event_log = self.ports.upkeep.event_log_state().await?;
         self.verified.compare(&event_log.made);
         self.sweep_event_log(report, skipped).await?;

@@ -26,6 +26,8 @@ const TABLE: &[(&str, &str)] = &[
     ("replay", "oa"),
     ("replay-all", "oa"),
     ("remove", "oa"),
+    ("replay-provision", "oa"),
+    ("replay-provisions", "oa"),
     ("extend", "lu*"),
     ("quarantine", "oa*"),
     ("unquarantine", "oa*"),

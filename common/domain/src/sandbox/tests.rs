@@ -157,7 +157,7 @@ const STEPS: [(&str, StateName, StateName, Step); 15] = [
     }),
     ("replay_provision", StateName::ProvisionFailed, StateName::Provisioning, |sandbox| {
         let by = Actor::parse("alice").unwrap();
-        sandbox.clone().apply(&Transition::replay_provision(&sandbox, &by, DELETED))
+        sandbox.clone().apply(&Transition::replay_provision(&sandbox, &by, GRANTED, DELETED))
     }),
 ];
 

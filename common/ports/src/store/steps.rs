@@ -73,7 +73,7 @@ impl dyn Store + '_ {
         note_provision_failure(Sandbox, attempts: u32, error: &str);
         finish_provision(Sandbox, descriptor: &Descriptor, now: UnixSeconds);
         park_provision(Sandbox, now: UnixSeconds);
-        replay_provision(Sandbox, by: &Actor, now: UnixSeconds);
+        replay_provision(Sandbox, by: &Actor, ended_by: UnixSeconds, now: UnixSeconds);
         retire(Sandbox, now: UnixSeconds);
     }
 

@@ -137,7 +137,16 @@ async fn empty_pool_list_allows_every_pool() {
 #[tokio::test]
 async fn operations_on_all_pools_are_forbidden_to_bounded_callers() {
     let rig = rig().await;
-    for verb in [Verb::Stats, Verb::Deletions, Verb::Parked, Verb::Replay, Verb::ReplayAll, Verb::Remove] {
+    for verb in [
+        Verb::Stats,
+        Verb::Deletions,
+        Verb::Parked,
+        Verb::Replay,
+        Verb::ReplayAll,
+        Verb::Remove,
+        Verb::ReplayProvision,
+        Verb::ReplayProvisions,
+    ] {
         let asked = |pools| json!({"key": "2", "pools": pools});
         let fault = rig.ask(verb, asked(vec!["main"])).await.unwrap_err();
         assert_eq!(fault.code, FaultCode::Forbidden, "{verb:?}");

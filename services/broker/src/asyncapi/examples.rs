@@ -233,12 +233,20 @@ pub(super) const REPLAY_ALL: &str = r#"{"pool":"main","by":"alice"}"#;
 /// What a page of replays did.
 pub(super) const REPLAYED_ALL: &str =
     r#"{"replayed":1,"already_on_the_way":2,"gone":3,"unreadable":4,"failed":5,"cursor":40}"#;
+/// A parked creation, and who asks.
+pub(super) const REPLAY_PROVISION: &str = r#"{"sandbox_id":"ctr_1","by":"alice"}"#;
+/// All parked creations of a pool with an error, and who asks.
+pub(super) const REPLAY_PROVISIONS: &str =
+    r#"{"pool":"shells","reason":"image","cursor":"provision_failed.shells.3..0a","limit":100,"by":"alice"}"#;
+/// What a page of replayed creations did.
+pub(super) const REPLAYED_PROVISIONS: &str =
+    r#"{"replayed":1,"already_on_the_way":2,"gone":3,"failed":4,"cursor":"provision_failed.shells.3..0a"}"#;
 /// What became of a removal.
 pub(super) const REMOVED: &str = r#"{"key":"_unreadable.7","removed":true}"#;
 /// Which sandboxes to list.
 pub(super) const ASK_SANDBOXES: &str = r#"{"status":"allocated","pool":"main","lab":"dns-basics","owner":"student-1","name_prefix":"lab-","cursor":"claims....0a","limit":100}"#;
 /// A page of sandboxes.
-pub(super) const SANDBOXES: &str = r#"{"sandboxes":[{"sandbox_id":"2000000","name":"lab-00000","external_id":"a90deeed","status":"allocated","allocated_to_track":"student-1","allocated_at":1763683200,"expires_at":1763697600,"track_name":"dns-basics","sfdc_account_id":null,"pool":"main","version":2,"epoch":1,"changed_at":1763683200}],"count":1,"cursor":null}"#;
+pub(super) const SANDBOXES: &str = r#"{"sandboxes":[{"sandbox_id":"2000000","name":"lab-00000","external_id":"a90deeed","status":"allocated","allocated_to_track":"student-1","allocated_at":1763683200,"expires_at":1763697600,"track_name":"dns-basics","sfdc_account_id":null,"pool":"main","version":2,"epoch":1,"changed_at":1763683200},{"sandbox_id":"ctr_1","name":"ctr_1","external_id":"ctr_1","status":"provision_failed","allocated_to_track":null,"allocated_at":null,"expires_at":null,"track_name":null,"sfdc_account_id":null,"pool":"shells","version":2,"epoch":0,"changed_at":1763683200,"provision":{"requested_at":1763683100,"attempts":5,"last_error":"no such image"}}],"count":2,"cursor":null}"#;
 /// Everything about one sandbox.
 pub(super) const RECORD: &str = r#"{"sandbox_id":"2000000","name":"lab-00000","external_id":"a90deeed","status":"allocated","allocated_to_track":"student-1","allocated_at":1763683200,"expires_at":1763697600,"track_name":"dns-basics","sfdc_account_id":null,"pool":"main","version":2,"epoch":1,"changed_at":1763683200,"provider_id":"identity/accounts/a90deeed","since":null,"quarantine_reason":null,"lease":{"owner":"student-1","lab":"dns-basics","epoch":1,"claimed_version":1,"granted_at":1763683200,"expires_at":1763697600,"is_live":false},"deletion":{"cause":"released","requested_at":1763690000,"attempts":1,"last_error":"status 500","pre_clean":null},"tombstone":{"deleted_at":1763690010,"purge_at":1766282010},"history":[{"version":1,"epoch":0,"status":"available","cause":"listed","at":1763600000}]}"#;
 /// Which records to remove.

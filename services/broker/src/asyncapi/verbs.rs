@@ -3,7 +3,7 @@
 use super::faults;
 use super::message::{Header, Message};
 use super::schemas::Schemas;
-use super::{REPLIES, claims, examples, nodes, reference, templates};
+use super::{REPLIES, claims, examples, nodes, provisions, reference, templates};
 use contract::bounds::Bounded;
 use contract::pools::{PoolOrder, PoolRequest, PoolView, PoolsReply, PutPoolRequest};
 use contract::{
@@ -87,6 +87,8 @@ fn exchange(verb: Verb) -> Exchange {
             operator::<KeyRequest, RemoveReply>("remove a parked message that no worker can read")
                 .shown(&[examples::KEY], &[examples::REMOVED])
         }
+        Verb::ReplayProvision => provisions::replay(),
+        Verb::ReplayProvisions => provisions::replay_all(),
         Verb::Extend => any_caller::<ExtendRequest, Allocation>("more time for my lease")
             .shown(&[examples::EXTEND], &[examples::ALLOCATION]),
         Verb::Quarantine => order("take a sandbox out of use"),

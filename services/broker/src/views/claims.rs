@@ -31,7 +31,7 @@ impl Filter {
 }
 
 fn row(entry: &SandboxEntry) -> [String; 7] {
-    let SandboxEntry { view, pool, epoch, version: _, changed_at: _ } = entry;
+    let SandboxEntry { view, pool, epoch, version: _, changed_at: _, provision: _ } = entry;
     let SandboxView { sandbox_id, allocated_to_track, track_name, allocated_at, expires_at, .. } = view;
     [
         or_none(allocated_to_track.as_deref()),

@@ -61,7 +61,7 @@ impl Filter {
 pub(super) const MORE: &str = "there are more; --limit shows them\n";
 
 /// Lists page by page. The cursor of the reply is set if there may be more.
-pub(super) async fn list(
+pub(crate) async fn list(
     client: &Client,
     mut request: SandboxesRequest,
     limit: u32,
@@ -82,7 +82,7 @@ pub(super) async fn list(
 }
 
 fn row(entry: &SandboxEntry) -> [String; 8] {
-    let SandboxEntry { view, pool, changed_at, version: _, epoch: _ } = entry;
+    let SandboxEntry { view, pool, changed_at, version: _, epoch: _, provision: _ } = entry;
     let SandboxView { sandbox_id, name, status, allocated_to_track, track_name, expires_at, .. } = view;
     [
         sandbox_id.clone(),

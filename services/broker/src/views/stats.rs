@@ -7,6 +7,8 @@ use contract::{Counted, PoolStats, StatsReply, Verb};
 
 /// Name of the row that counts all pools together.
 const ALL: &str = "(all)";
+/// The headers while no sandbox is being created.
+const HEADERS: [&str; 8] = ["POOL", "FREE", "LEASED", "DELETING", "STALE", "FAILED", "QUARANTINED", "TOTAL"];
 
 /// Counts the pools.
 pub(super) async fn look(client: &Client) -> anyhow::Result<Shown> {
@@ -15,9 +17,22 @@ pub(super) async fn look(client: &Client) -> anyhow::Result<Shown> {
 }
 
 fn table(reply: &StatsReply) -> String {
-    let pools = reply.pools.iter().map(|(name, stats)| row(name, stats));
-    let headers = ["POOL", "FREE", "LEASED", "DELETING", "STALE", "FAILED", "QUARANTINED", "TOTAL"];
-    let mut text = columns(headers, pools.chain([row(ALL, &reply.all)]));
+    let pools = reply.pools.iter().map(|(name, stats)| (name.as_str(), stats));
+    let rows = pools.chain([(ALL, &reply.all)]);
+    let mut text = if reply.all.provisioning + reply.all.provision_failed > 0 {
+        let row = |(name, stats): (&str, &PoolStats)| {
+            let PoolStats { provisioning, provision_failed, .. } = *stats;
+            let [name, free, leased, deleting, stale, failed, quarantined, total] = row(name, stats);
+            let [creating, not_created] = [provisioning, provision_failed].map(|count| count.to_string());
+            [name, free, leased, deleting, stale, failed, quarantined, creating, not_created, total]
+        };
+        let [pool, free, leased, deleting, stale, failed, quarantined, total] = HEADERS;
+        let headers =
+            [pool, free, leased, deleting, stale, failed, quarantined, "CREATING", "NOT CREATED", total];
+        columns(headers, rows.map(row))
+    } else {
+        columns(HEADERS, rows.map(|(name, stats)| row(name, stats)))
+    };
     if let Some(Counted { by, age_seconds, .. }) = &reply.counted {
         text.push_str(&format!("counted {age_seconds} s ago, by the {by}\n"));
     }
@@ -59,6 +74,30 @@ mod tests {
         assert!(
             lines[2].starts_with("(all)  5     2") && lines[3] == "counted 12 s ago, by the census",
             "{text}"
+        );
+    }
+
+    #[test]
+    fn creations_have_columns_while_there_are_any() {
+        let (main, shells) = (
+            PoolStats { total: 7, available: 7, ..PoolStats::default() },
+            PoolStats {
+                total: 3,
+                available: 1,
+                provisioning: 1,
+                provision_failed: 1,
+                ..PoolStats::default()
+            },
+        );
+        let mut all = main;
+        all.add(&shells);
+        let pools = BTreeMap::from([("main".to_owned(), main), ("shells".to_owned(), shells)]);
+        assert_eq!(
+            table(&StatsReply { all, pools, ..StatsReply::default() }),
+            "POOL    FREE  LEASED  DELETING  STALE  FAILED  QUARANTINED  CREATING  NOT CREATED  TOTAL\n\
+             main    7     0       0         0      0       0            0         0            7\n\
+             shells  1     0       0         0      0       0            1         1            3\n\
+             (all)   8     0       0         0      0       0            1         1            10\n"
         );
     }
 }

@@ -6,6 +6,8 @@ import { keepLooking } from "/console/work.js";
 
 /** The states in the order in which a sandbox goes through them. */
 export const STATES = ["available", "allocated", "pending_deletion", "stale", "deletion_failed", "quarantined"];
+/** The states of sandboxes that the fleet creates. Their counts are shown while there are any: accounts have none. */
+export const CREATION_STATES = ["provisioning", "provision_failed"];
 
 export function overview(root, _parameters, signal) {
   const notice = make("div");
@@ -35,15 +37,16 @@ function showReadiness({ status, checks, notes }) {
 }
 
 function showPools(stats) {
+  const shown = [...STATES, ...CREATION_STATES.filter((one) => stats[one])];
   const row = (name, counts, pool) => [
     name,
     counts.total,
-    ...STATES.map((one) => (counts[one] ? link(counts[one], "sandboxes", { status: one, pool }) : counts[one])),
+    ...shown.map((one) => (counts[one] ? link(counts[one], "sandboxes", { status: one, pool }) : counts[one])),
   ];
   const rows = Object.entries(stats.pools).map(([pool, counts]) => row(pool, counts, pool));
   const { counted } = stats;
   const how = counted ? `Counted by ${counted.by} ${span(counted.age_seconds)} ago` : "Pools";
-  return table(how, ["Pool", "#Total", ...STATES.map((one) => `#${one.replaceAll("_", " ")}`)],
+  return table(how, ["Pool", "#Total", ...shown.map((one) => `#${one.replaceAll("_", " ")}`)],
     [row("All", stats, null), ...rows]);
 }
 

@@ -19,9 +19,14 @@ export function sandbox(root, parameters, signal) {
   const record = make("section", { id: "record" });
   const buttons = make("p", { class: "row changes" });
   root.append(buttons, done, notice, record);
+  const replay = action("Replay", "replay", done, async () => {
+    const { body } = await change("POST", `/v1/admin/provisions/${encodeURIComponent(id)}/replay`);
+    lookNow();
+    return `Creation of ${body.key}: ${body.outcome.replaceAll("_", " ")}.`;
+  });
   const lookNow = keepLooking(signal, notice, async () => {
     const { body } = await ask("GET", path, { signal });
-    if (!signal.aborted) swap(record, showRecord(body));
+    if (!signal.aborted) swap(record, showRecord(body, replay));
   });
   for (const [order, text, effect] of ORDERS) {
     buttons.append(action(text, order, done, async () => {
@@ -34,7 +39,7 @@ export function sandbox(root, parameters, signal) {
   }
 }
 
-function showRecord(record) {
+function showRecord(record, replay) {
   const rows = [
     ["State", state(record.status)], ["Name", record.name], ["Pool", record.pool], ["External id", record.external_id],
     ["Provider's id", record.provider_id], ["Salesforce account", record.sfdc_account_id],
@@ -48,11 +53,20 @@ function showRecord(record) {
   return [
     facts(rows),
     record.lease && showLease(record.lease),
+    record.provision && showCreation(record, replay),
     record.deletion && [make("h2", {}, "Deletion"), allFacts(record.deletion)],
     record.tombstone && [make("h2", {}, "Tombstone"), facts([["Deleted", moment(record.tombstone.deleted_at)],
       ["May be purged", moment(record.tombstone.purge_at)]])],
     table("History, newest first", ["#Version", "When", "What", "State", "#Epoch", "Who", "Why"], history),
   ].flat();
+}
+
+function showCreation({ status, provision }, replay) {
+  return [
+    make("h2", {}, "Creation"),
+    facts([["Asked for", moment(provision.requested_at)], ["Failed attempts", provision.attempts], ["Last error", provision.last_error]]),
+    status === "provision_failed" ? make("p", { class: "row changes" }, replay) : null,
+  ];
 }
 
 function showLease(lease) {

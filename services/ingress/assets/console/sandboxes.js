@@ -2,7 +2,7 @@
 
 import { ask } from "/console/api.js";
 import { choice, fault, field, link, make, moment, state, table } from "/console/dom.js";
-import { STATES } from "/console/overview.js";
+import { CREATION_STATES, STATES } from "/console/overview.js";
 import { Pages, action, change, confirmed } from "/console/work.js";
 
 const PAGE_SIZE = 50;
@@ -15,7 +15,8 @@ const FILTERS = ["status", "pool", "lab", "owner", "name_prefix"];
 export function sandboxes(root, parameters, signal) {
   const wanted = Object.fromEntries(FILTERS.map((name) => [name, parameters.get(name) ?? ""]));
   const form = make("form", { class: "filters", "aria-label": "Filter of sandboxes" },
-    choice("f-status", "State", wanted.status, [["", "any but deleted"], ...[...STATES, "deleted"].map((one) => [one, one.replaceAll("_", " ")])]),
+    choice("f-status", "State", wanted.status,
+      [["", "any but deleted"], ...[...STATES, ...CREATION_STATES, "deleted"].map((one) => [one, one.replaceAll("_", " ")])]),
     field("f-pool", "Pool", wanted.pool), field("f-lab", "Lab", wanted.lab), field("f-owner", "Owner", wanted.owner),
     field("f-name_prefix", "Name begins with", wanted.name_prefix),
     make("p", {}, make("button", { type: "submit", class: "main" }, "Show")));
@@ -24,10 +25,11 @@ export function sandboxes(root, parameters, signal) {
   const notice = make("div");
   const list = make("section", { id: "list" });
   const pages = new Pages(() => look());
-  const removal = isRemovable(wanted)
-    ? make("p", { class: "row changes" }, action("Remove these records", "remove", notice, () => remove(wanted.pool, signal, look)))
+  const [text, key, work] = orderOnAll(wanted) ?? [];
+  const order = work
+    ? make("p", { class: "row changes" }, action(text, key, notice, () => work(wanted.pool, signal, look)))
     : null;
-  root.append(form, byId, notice, ...(removal ? [removal] : []), list, pages.node);
+  root.append(form, byId, notice, ...(order ? [order] : []), list, pages.node);
 
   form.addEventListener("submit", (event) => {
     event.preventDefault();
@@ -56,9 +58,24 @@ export function sandboxes(root, parameters, signal) {
   look();
 }
 
-// The broker can remove all stale records, or those of one pool; it has no narrower filter.
-function isRemovable({ status, lab, owner, name_prefix: prefix }) {
-  return status === "stale" && !lab && !owner && !prefix;
+// The broker acts on all records in a state, or on those of one pool; it has no narrower filter.
+function orderOnAll({ status, lab, owner, name_prefix: prefix }) {
+  if (lab || owner || prefix) return null;
+  if (status === "stale") return ["Remove these records", "remove", remove];
+  if (status === "provision_failed") return ["Replay these creations", "replay-provisions", replayAll];
+  return null;
+}
+
+async function replayAll(pool, signal, look) {
+  const answer = await confirmed({
+    title: "Replay parked creations?", yes: "Replay all",
+    text: `Every parked creation${pool ? ` of pool ${pool}` : ""} is tried again, with its attempts counted from zero.`,
+  });
+  if (!answer) return null;
+  const { body } = await change("POST", "/v1/admin/provisions/replay", { query: { all: "true", pool }, signal });
+  await look();
+  const rest = body.cursor ? " There are more: repeat the action." : "";
+  return `${body.replayed} replayed, ${body.already_on_the_way} on their way already, ${body.gone} gone, ${body.failed} failed.${rest}`;
 }
 
 async function remove(pool, signal, look) {
@@ -87,10 +104,13 @@ async function remove(pool, signal, look) {
 }
 
 function showList({ sandboxes: found, cursor }) {
+  const hasCreations = found.some((one) => one.provision);
   const rows = found.map((one) => [
-    link(one.sandbox_id, "sandbox", { id: one.sandbox_id }), one.name, one.pool, state(one.status), one.allocated_to_track,
+    link(one.sandbox_id, "sandbox", { id: one.sandbox_id }), one.name === one.sandbox_id ? null : one.name, one.pool,
+    state(one.status), ...(hasCreations ? [one.provision?.attempts, one.provision?.last_error] : []), one.allocated_to_track,
     one.track_name, moment(one.expires_at), moment(one.changed_at),
   ]);
-  return table("Sandboxes", ["Id", "Name", "Pool", "State", "Owner", "Lab", "Lease ends", "Changed"], rows,
+  const creation = hasCreations ? ["#Attempts", "Last error"] : [];
+  return table("Sandboxes", ["Id", "Name", "Pool", "State", ...creation, "Owner", "Lab", "Lease ends", "Changed"], rows,
     cursor ? "none on this page, but there are more pages." : "none.");
 }

@@ -20,6 +20,7 @@ mod hostile;
 mod observability;
 mod openapi;
 mod operator_actions;
+mod provisions;
 mod rates;
 mod raw_http;
 mod readiness;

@@ -83,7 +83,12 @@ fn of_workers(route: &Route) -> &'static [FaultCode] {
         ("GET", "/v1/templates/{id}" | "/v1/templates/{id}/versions") => &[NotFound],
         ("POST" | "PUT", "/v1/templates" | "/v1/templates/{id}") => &[InvalidState, Contended],
         ("DELETE", "/v1/templates/{id}") => &[NotFound, InvalidState, Contended],
-        (_, "/v1/admin/deletions/{id}" | "/v1/admin/deletions/{id}/replay") => &[NotFound, InvalidState],
+        (
+            _,
+            "/v1/admin/deletions/{id}"
+            | "/v1/admin/deletions/{id}/replay"
+            | "/v1/admin/provisions/{id}/replay",
+        ) => &[NotFound, InvalidState],
         (_, path) if path.starts_with("/v1/admin/sandboxes/") => &[NotFound, InvalidState, Contended],
         _ => &[],
     }

@@ -155,7 +155,11 @@ async fn the_deadline_also_ends_the_wait_for_workers() {
 }
 
 /// The requests that process one page.
-const PAGES: [&str; 2] = ["/v1/admin/bulk-delete?status=stale", "/v1/admin/deletions/replay?all=true"];
+const PAGES: [&str; 3] = [
+    "/v1/admin/bulk-delete?status=stale",
+    "/v1/admin/deletions/replay?all=true",
+    "/v1/admin/provisions/replay?all=true",
+];
 
 #[tokio::test(start_paused = true)]
 async fn bulk_request_that_may_have_started_is_not_retried() {

@@ -246,6 +246,23 @@ async fn pool_whose_creations_fail_is_degraded_and_tried_once_a_minute() {
 }
 
 #[tokio::test]
+async fn parked_creation_is_no_stock_until_it_is_replayed() {
+    let rig = rig(1, 1).await;
+    run(&rig).await;
+    fail_all(&rig, 1).await;
+    assert_eq!(run(&rig).await.created, 1, "another one takes its place");
+    fail_all(&rig, 1).await;
+    let by = Actor::parse("alice").unwrap();
+    let parked = all(&rig, StateName::ProvisionFailed).await;
+    done(rig.store.replay_provision(&parked[0], &by, NOW, rig.clock.now()).await.unwrap());
+    let report = run(&rig).await;
+    assert_eq!((report.created, report.retired), (0, 0), "it is on its way again");
+    set_pool(&rig, |spec| spec.state = PoolState::Draining).await;
+    assert_eq!(run(&rig).await.retired, 2);
+    assert_eq!(all(&rig, StateName::ProvisionFailed).await, [], "a drained pool keeps none");
+}
+
+#[tokio::test]
 async fn work_that_no_node_takes_is_reported() {
     let rig = rig(1, 1).await;
     run(&rig).await;

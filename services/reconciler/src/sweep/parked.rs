@@ -1,6 +1,6 @@
 //! Parked copies: one for each sandbox that is `deletion_failed`, and none for any other.
 
-use super::{MESSAGES_PAGE, SweepError};
+use super::{MESSAGES_PAGE, PARKED_PROVISION_KEPT, SweepError};
 use crate::Reconciler;
 use crate::listing::{LISTING_MAX, Skipped};
 use contract::{ParkedDeletion, SweepReport};
@@ -34,6 +34,16 @@ impl Reconciler {
             if !failed.contains(&id) {
                 self.remove_copy(&id, &copy, report, skipped).await?;
             }
+        }
+        Ok(())
+    }
+
+    /// Removes old messages of creations. Nothing else reads or removes them.
+    pub(super) async fn sweep_parked_provisions(&self) -> Result<(), SweepError> {
+        let before = self.ports.clock.now().before(PARKED_PROVISION_KEPT);
+        let count = self.ports.upkeep.drop_parked_provisions(before, MESSAGES_PAGE).await?;
+        if count > 0 {
+            tracing::info!(count, "{count} old messages of parked creations were removed");
         }
         Ok(())
     }

@@ -3,8 +3,8 @@
 use super::*;
 use crate::listing::PAGE_LIMIT;
 use crate::tests::{HOUR, NOW, Rig, done, id, owner};
-use contract::{DeletionWork, ParkedDeletion, Report, TickKind};
-use domain::{Cause, Epoch, StateName};
+use contract::{DeletionWork, ParkedDeletion, ProvisionWork, Report, TickKind};
+use domain::{Cause, Epoch, PoolName, SandboxId, StateName};
 use ports::bus::{DeletionQueue as _, Deletions as _, Delivery, Verdict, Worker};
 use ports::clock::Clock as _;
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use testkit::bus::{Call, Loss};
 use testkit::faulty::Fault;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// Age from which the sweep expects a message.
@@ -38,6 +39,42 @@ impl Worker for Later {
     async fn work(&self, _delivery: Delivery) -> Verdict {
         Verdict::Retry { delay: HOUR }
     }
+}
+
+/// A runner that can create nothing.
+struct GivesUp;
+
+#[async_trait::async_trait]
+impl Worker<ProvisionWork> for GivesUp {
+    async fn work(&self, _delivery: Delivery<ProvisionWork>) -> Verdict {
+        Verdict::GiveUp { reason: "no image".to_owned() }
+    }
+}
+
+#[tokio::test]
+async fn old_message_of_a_parked_creation_is_removed() {
+    let rig = Rig::new();
+    let pool = PoolName::parse("shells").unwrap();
+    rig.bus.publish_raw_provision(&pool, &SandboxId::parse("ctr_1").unwrap(), "this is no work");
+    let (_pools, served) = watch::channel([(pool, 1)].into());
+    let stop = CancellationToken::new();
+    let parked = async {
+        while rig.bus.parked_provisions().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        stop.cancel();
+    };
+    let (consumed, ()) = tokio::join!(
+        ports::bus::ProvisionQueue::consume(&rig.bus, Arc::new(GivesUp), served, stop.clone()),
+        parked
+    );
+    consumed.unwrap();
+    rig.clock.advance(PARKED_PROVISION_KEPT);
+    run(&rig).await;
+    assert_eq!(rig.bus.parked_provisions().len(), 1);
+    rig.clock.advance(Duration::from_secs(1));
+    run(&rig).await;
+    assert_eq!(rig.bus.parked_provisions(), []);
 }
 
 #[tokio::test]

@@ -66,6 +66,10 @@ impl Upkeep for MemoryBus {
         self.call(Call::Unpark, |inside, _| inside.deletions.remove_parked(sequence))
     }
 
+    async fn drop_parked_provisions(&self, before: UnixSeconds, limit: usize) -> Result<usize, BusError> {
+        self.call(Call::Unpark, |inside, _| inside.provisions.drop_parked(before, limit))
+    }
+
     async fn park_again(&self, parked: &ParkedDeletion) -> Result<Announced, BusError> {
         let key = parked.work.key().map_err(failed("park a deletion again"))?;
         let copy = super::deletions::copy_of(parked)?;
@@ -113,6 +117,14 @@ impl WorkStreams {
         });
         let all = waiting.chain(put_off);
         all.filter(|(key, _)| is_wanted(key)).map(|(_, message)| message).collect()
+    }
+
+    fn drop_parked(&mut self, before: UnixSeconds, limit: usize) -> usize {
+        let copies = self.parked.iter().filter(|(_, (_, copy))| copy.parked_at < before);
+        let mut old: Vec<_> = copies.map(|(key, (sequence, _))| (*sequence, key.clone())).collect();
+        old.sort();
+        old.truncate(limit);
+        old.iter().filter(|(_, key)| self.parked.remove(key).is_some()).count()
     }
 
     fn remove(&mut self, sequence: u64) -> bool {

@@ -84,13 +84,26 @@ fn failures_are_counted_until_a_replay() {
     assert_eq!((provision.attempts, provision.last_error.as_deref()), (3, Some("no image")));
     let parked = parked(&failed);
     let by = Actor::parse("alice").unwrap();
-    let again = parked.clone().apply(&Transition::replay_provision(&parked, &by, DELETED)).unwrap();
+    let replay = Transition::replay_provision(&parked, &by, GRANTED, DELETED);
+    let again = parked.clone().apply(&replay).unwrap();
     let provision = again.provision().unwrap();
     assert_eq!((provision.attempts, provision.requested_at), (0, DELETED));
     assert_eq!(provision.last_error.as_deref(), Some("no image"));
     assert_eq!(again.lease(), parked.lease());
     let late = Transition::note_provision_failure(&wanted, 4, "late");
     assert!(again.apply(&late).is_err(), "of the round before the replay");
+}
+
+#[test]
+fn lease_that_is_over_is_not_revived() {
+    let by = Actor::parse("alice").unwrap();
+    let (held, free) = (parked(&leased()), parked(&listed().provision(None, ENTERED)));
+    for (seen, ended_by, is_replayed) in
+        [(&held, EXPIRES, false), (&held, GRANTED, true), (&free, EXPIRES, true)]
+    {
+        let replayed = seen.clone().apply(&Transition::replay_provision(seen, &by, ended_by, DELETED));
+        assert_eq!(replayed.is_ok(), is_replayed, "{ended_by:?}");
+    }
 }
 
 #[test]
