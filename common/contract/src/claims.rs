@@ -124,7 +124,7 @@ impl ClaimView {
             sandbox_id: sandbox.id.to_string(),
             pool: sandbox.pool.to_string(),
             status: sandbox.state.name().into(),
-            runtime: RuntimeState::of(&sandbox.descriptor).map(Into::into),
+            runtime: sandbox.lease().and_then(|_| RuntimeState::of(&sandbox.descriptor)).map(Into::into),
             runtime_reason: described(Descriptor::RUNTIME_REASON),
             template: described(Descriptor::TEMPLATE),
             node: described(Descriptor::NODE),

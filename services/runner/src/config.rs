@@ -62,7 +62,8 @@ impl Config {
             "/var/lib/sandbox-broker/runner",
             "folder of the durable state of a runner; it belongs to one runner",
         );
-        let data = PathBuf::from(data);
+        // Engines want paths that mean the same everywhere.
+        let data = std::path::absolute(&data).unwrap_or_else(|_| PathBuf::from(data));
         let images = settings.optional(
             "RUNNER_IMAGES",
             "folder of the images of a node: folders and tar archives by name; without it, `images` in RUNNER_DATA",
@@ -199,6 +200,8 @@ mod tests {
     fn defaults_come_from_the_machine() {
         let config = read(&[("RUNNER_DATA", "/data")]).unwrap();
         assert_eq!(config.images, PathBuf::from("/data/images"));
+        let relative = read(&[("RUNNER_DATA", "data")]).unwrap();
+        assert_eq!(relative.data, std::env::current_dir().unwrap().join("data"));
         assert!(config.offered.cpu_milli >= CPU_MILLI_PER_PROCESSOR && config.offered.memory_mb > 0);
         assert_eq!(config.offered.sandboxes, 200);
     }
