@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { eventually } from "./rig.mjs";
-import { enter, fact, rows, says } from "./steps.mjs";
+import { answer, enter, fact, rows, says } from "./steps.mjs";
 import { assertFits, assertNamed, assertWholeWords, watched } from "./watch.mjs";
 
 /** Each view, and an element that is present once its data is loaded. */
@@ -106,6 +106,38 @@ export const checks = {
     assert.deepEqual(shown, expected.workers.map(({ role, id, version }) => [role, id, version]));
     await page.locator("#workers summary").first().click();
     await fact(page.locator("#workers details").first(), "work.requests").waitFor();
+  },
+
+  "nodes are shown, drained for a time and put back": async (rig) => {
+    const { page } = rig;
+    const load = {
+      sandboxes: 3, leased: 1, sandboxes_max: 8, cpu_milli: 1_500, cpu_milli_max: 8_000, memory_mb: 1_536, memory_mb_max: 8_192,
+    };
+    const node = (name, more) => ({
+      node: name, engine: "namespaces", isolation: "process", version: "0.1.0", generation: 1, registered_at: 1_763_683_200, ...more,
+    });
+    const nodes = [node("node-a", { status: "active", load }), node("<b>", { status: "lost", lost_at: 1_763_690_000, load: null })];
+    await page.route("**/v1/nodes", (route) => route.fulfill({ json: { nodes, cursor: null } }));
+    const sent = [];
+    await page.route("**/v1/nodes/**", (route) => {
+      sent.push(new URL(route.request().url()));
+      const isDrain = sent.at(-1).pathname.endsWith("/drain");
+      nodes[0] = node("node-a", isDrain ? { status: "draining", drained_at: 1, leases_end_at: 1_763_690_000, load } : { status: "active", load });
+      return route.fulfill({ json: nodes[0] });
+    });
+    await enter(rig, "fleet");
+    await says(page.locator("#nodes"), "node-a");
+    const shown = (await rows(page.locator("#nodes"))).map((cells) => cells.slice(0, 6).concat(cells.at(-1)));
+    assert.deepEqual(shown, [
+      ["node-a", "active", "3 of 8", "1", "1.5 of 8", "1536 of 8192 MiB", "Drain"], ["<b>", "lost", "", "", "", "", "Drain"],
+    ]);
+    await page.getByRole("button", { name: "Drain" }).first().click();
+    await answer(page, { minutes: 2, yes: "Drain" });
+    await says(page.locator("#nodes"), "draining");
+    assert.equal(sent[0].pathname + sent[0].search, "/v1/nodes/node-a/drain?leases_end_in_seconds=120");
+    await page.getByRole("button", { name: "Activate" }).click();
+    await says(page.locator("#nodes"), "active");
+    assert.equal(sent[1].pathname, "/v1/nodes/node-a/activate");
   },
 
   "every view fits a narrow window, in the light and in the dark, and names what can be used": async (rig) => {

@@ -66,7 +66,7 @@ function showParked({ parked, cursor }, replayOne) {
 async function pauseAll(lookNow) {
   const answer = await confirmed({
     title: "Pause all deletions?", text: "No new deletion starts. Syncs, expiry and claims continue.", yes: "Pause",
-    reason: "wanted", minutes: true,
+    reason: "wanted", minutes: "Minutes; empty: until an operator resumes",
   });
   if (!answer) return null;
   const body = {};

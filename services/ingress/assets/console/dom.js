@@ -3,6 +3,7 @@
 
 const TONES = {
   available: "good", closed: "good", running: "good", ok: "good", ready: "good", completed: "good",
+  active: "good", draining: "warn", silent: "warn", lost: "bad",
   allocated: "", pending_deletion: "warn", waiting: "", retrying: "warn", unannounced: "warn", stale: "warn", paused: "warn",
   held: "warn", half_open: "warn", quarantined: "warn", refused: "warn", deletion_failed: "bad", provision_failed: "bad", parked: "bad",
   provisioning: "", open: "bad", breaker_open: "bad", unauthorized: "bad", not_ready: "bad", failed: "bad",

@@ -52,8 +52,8 @@ function untilSeen(signal) {
   });
 }
 
-/** Asks a person. Returns `{reason, minutes}`, or null if it is not wanted. */
-export function confirmed({ title, text, yes, reason = "none", minutes = false }) {
+/** Asks a person. `minutes` is the label of the field for them. Returns `{reason, minutes}`, or null if it is not wanted. */
+export function confirmed({ title, text, yes, reason = "none", minutes = "" }) {
   const part = (id) => document.getElementById(id);
   const dialog = part("ask");
   part("ask-title").textContent = title;
@@ -63,6 +63,7 @@ export function confirmed({ title, text, yes, reason = "none", minutes = false }
   part("ask-reason").required = reason === "needed";
   part("ask-reason").value = "";
   part("ask-minutes-row").hidden = !minutes;
+  part("ask-minutes-label").textContent = minutes;
   part("ask-minutes").value = "";
   return new Promise((resolve) => {
     let answer = null;
