@@ -3,10 +3,11 @@
 //! Creation ends when the supervisor has answered. Two at a time: creations and removals by two tasks.
 
 use domain::SandboxId;
-use namespaces::{Config, Namespaces};
+use namespaces::{Config, Namespaces, Publish};
 use ports::clock::SystemClock;
 use ports::engine::{ContainerSpec, Engine as _, Image, Incarnation, Limits};
 use std::error::Error;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -28,6 +29,7 @@ async fn main() -> Result<(), Failure> {
         data: state.join("data"),
         wrapper: "bwrap".into(),
         supervisor: supervisor_image::SUPERVISOR,
+        publish: Publish { address: Ipv4Addr::LOCALHOST, ports: 30_000..=32_767 },
     };
     let engine = Arc::new(Namespaces::probe(config, Arc::new(SystemClock))?);
     println!("{:#?}", engine.info());

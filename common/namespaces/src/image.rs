@@ -1,5 +1,6 @@
 //! What is visible in the root folder of a sandbox.
 
+use crate::etc::RESOLVER_FILE;
 use crate::folders::{MODE_VISIBLE, fresh_name};
 use parking_lot::Mutex;
 use ports::engine::EngineError;
@@ -47,6 +48,15 @@ pub(crate) fn folder(path: &Path) -> Result<Vec<Entry>, EngineError> {
     entries_of(path, |name| !OWN.iter().any(|own| name == *own)).map_err(|error| {
         EngineError::refused(format!("the image {} cannot be read: {error}", path.display()))
     })
+}
+
+/// The entry that shows `file` as the resolvers of an image; none for an image that has no plain file there to be covered.
+pub(crate) fn resolver(image: &Path, file: PathBuf) -> Option<Entry> {
+    let etc = image.join("etc");
+    let is =
+        |path: &Path, of: fn(&fs::Metadata) -> bool| fs::symlink_metadata(path).is_ok_and(|found| of(&found));
+    let is_there = is(&etc, fs::Metadata::is_dir) && is(&etc.join(RESOLVER_FILE), fs::Metadata::is_file);
+    is_there.then(|| Entry::Bind { source: file, target: Path::new("/etc").join(RESOLVER_FILE) })
 }
 
 fn entries_of(root: &Path, is_visible: impl Fn(&OsString) -> bool) -> io::Result<Vec<Entry>> {

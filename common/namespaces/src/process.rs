@@ -35,6 +35,11 @@ impl Process {
         }
     }
 
+    /// Its id, which may belong to another process when it has ended.
+    pub(crate) fn pid(self) -> i32 {
+        self.pid
+    }
+
     /// Whether it runs (or is frozen).
     pub(crate) fn is_alive(self) -> bool {
         Self::of(self.pid).is_ok_and(|found| found == self)
