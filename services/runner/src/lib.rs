@@ -28,6 +28,7 @@ mod control;
 mod execute;
 mod inventory;
 mod metrics;
+mod network;
 mod node_requests;
 mod pools;
 mod provision;

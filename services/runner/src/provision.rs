@@ -153,7 +153,14 @@ impl Node {
             Some(adopted) => adopted,
             None => self.create(wanted).await?,
         };
-        match self.make_ready(&container, &wanted.template).await {
+        let ready = match self.make_ready(&container, &wanted.template).await {
+            Ok(()) if wanted.lease.is_some() => {
+                let attached = self.attach_network(&creating.incarnation()).await;
+                attached.map_err(|error| format!("it cannot be attached to its network: {error}"))
+            }
+            ready => ready,
+        };
+        match ready {
             Ok(()) => Ok((container, creating)),
             Err(reason) => {
                 self.discard(&creating.incarnation(), Removal::Failed).await;
@@ -273,8 +280,13 @@ impl Node {
         };
         match fate {
             Fate::Keep => {
+                let is_leased = lease.is_some();
                 self.containers.note_answer(&incarnation, seen.as_ref(), lease);
                 self.containers.persist_or_log().await;
+                if is_leased && wanted.lease.is_none() {
+                    // A failure is logged; the reconciliation repeats it.
+                    let _ = self.attach_network(&incarnation).await;
+                }
                 tracing::info!(
                     sandbox.id = id.as_str(),
                     container.incarnation = %incarnation,
