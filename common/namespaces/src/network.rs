@@ -128,6 +128,11 @@ impl Attachment {
         endpoints.map(|port| Endpoint { port: port.inside, address: port.outside.into() }).collect()
     }
 
+    /// Whether the sandbox has no network and no published port.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.is_none() && self.ports.is_empty()
+    }
+
     /// Whether there is nothing to attach.
     pub(crate) fn is_none(&self) -> bool {
         self.policy == Policy::None

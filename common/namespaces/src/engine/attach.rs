@@ -10,8 +10,12 @@ use ports::engine::{ContainerState, EngineError, Incarnation};
 
 impl Namespaces {
     pub(super) async fn attach_container(&self, incarnation: &Incarnation) -> Result<(), EngineError> {
-        let (state, record) = self.seen(incarnation)?;
+        let record = self.record(incarnation)?;
         let network = &record.network;
+        if network.is_empty() {
+            return Ok(());
+        }
+        let (state, _) = self.seen(incarnation)?;
         // One that does not run gets what is missing when it starts.
         let is_whole = state != ContainerState::Running || network.is_served();
         if (network.is_none() || network.is_attached()) && is_whole {

@@ -18,16 +18,27 @@ pub(super) const HOSTS: std::ops::RangeInclusive<u16> = 1..=u16::MAX - 1;
 /// Joins a sandbox: `$1` is the name of the bridge's namespace, `$2` the interface there, `$3` the one inside, `$4` its address,
 /// `$5` its hardware address: if that changed with a start, neighbours would not find it for some seconds. What an interrupted attempt has left is replaced.
 const JOIN: &str = r#"set -e
-enter() { nsenter --net=/proc/self/fd/0 -- "$@"; }
-ip -n "$1" link show lo >/dev/null 2>&1 || { ip netns delete "$1" 2>/dev/null || :; ip netns add "$1"; }
-ip -n "$1" link show bridge >/dev/null 2>&1 || ip -n "$1" link add bridge type bridge
-ip -n "$1" link set bridge up
-ip -n "$1" link delete "$2" 2>/dev/null || :
-enter ip link delete "$3" 2>/dev/null || :
-enter ip link add "$3" address "$5" type veth peer name "$2" netns "$1"
-enter ip address add "$4" dev "$3"
-enter ip link set "$3" up
-ip -n "$1" link set "$2" master bridge up
+join() {
+    nsenter --net=/proc/self/fd/0 -- ip -batch /proc/self/fd/3 3<<END
+link add $3 address $5 type veth peer name $2 netns $1
+address add $4 dev $3
+link set $3 up
+END
+}
+ip -n "$1" link show bridge >/dev/null 2>&1 || {
+    ip netns delete "$1" 2>/dev/null || :
+    ip netns add "$1"
+    ip -n "$1" link add bridge type bridge
+}
+join "$@" 2>/dev/null || {
+    ip -n "$1" link delete "$2" 2>/dev/null || :
+    nsenter --net=/proc/self/fd/0 -- ip link delete "$3" 2>/dev/null || :
+    join "$@"
+}
+ip -n "$1" -batch /proc/self/fd/3 3<<END
+link set bridge up
+link set $2 master bridge up
+END
 "#;
 /// Makes such interfaces where they vanish at once.
 const TRY: &str = "set -e; ip link add bridge type bridge; ip link add veth type veth peer name peer";
