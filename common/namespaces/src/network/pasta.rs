@@ -11,11 +11,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// The address of every sandbox on its side, the prefix of its network, the gateway, and where it asks for names: as emulators
-/// of machines have them.
+/// The address of every sandbox on its side, the prefix of its network, and the gateway: as emulators of machines have them.
 const ADDRESS: &str = "10.0.2.15";
 const PREFIX_BITS: &str = "24";
 const GATEWAY: &str = "10.0.2.2";
+/// The same for IPv6, which is left out on a node without it.
+const ADDRESS_V6: &str = "fd2b:7d3c:9a11::15";
+const GATEWAY_V6: &str = "fd2b:7d3c:9a11::2";
 /// Where sandboxes ask for names; the resolver of the node answers.
 pub(crate) const RESOLVER: &str = "10.0.2.3";
 /// The interface in the sandbox.
@@ -46,10 +48,11 @@ pub(super) fn command(netns: &Netns, ports: &[Port], group: &Group, files: &File
     command.args(["pasta", "--foreground", "--quiet", "--runas", "0", "--pid"]).arg(&files.pid);
     command.args(["--netns", STDIN, "--no-netns-quit", "--config-net"]);
     command.args(["--ns-ifname", INTERFACE, "--ns-mac-addr", MAC_ADDRESS]);
-    command.args(["--ipv4-only", "--address", ADDRESS, "--netmask", PREFIX_BITS, "--gateway", GATEWAY]);
+    command.args(["--address", ADDRESS, "--netmask", PREFIX_BITS, "--gateway", GATEWAY]);
+    command.args(["--address", ADDRESS_V6, "--gateway", GATEWAY_V6]);
     // Nothing reaches the loopback interface of the node, except for questions about names.
     command.args(["--no-map-gw", "--dns-forward", RESOLVER, "--tcp-ns", "none", "--udp-ns", "none"]);
-    command.args(["--no-dhcp", "--no-dhcpv6", "--no-ndp", "--no-ra", "--udp-ports", "none"]);
+    command.args(["--no-dhcp", "--no-dhcpv6", "--no-ra", "--udp-ports", "none"]);
     if ports.is_empty() {
         command.args(["--tcp-ports", "none"]);
     }

@@ -18,11 +18,14 @@ const MACHINE: &str = r#"set -e
 ip link set lo up
 ip link add out type veth peer name far
 ip address add 192.0.2.10/24 dev out
+ip address add 2001:db8::10/64 dev out nodad
 ip link set out up; ip link set far up
 ip route add default via 192.0.2.1
+ip -6 route add default via 2001:db8::1
 ip address add 169.254.169.254/32 dev lo
 ip address add 169.254.170.2/32 dev lo
 ip address add 100.100.100.200/32 dev lo
+ip address add fd00:ec2::254/128 dev lo nodad
 echo nameserver 127.0.0.53 >"$RESOLVERS"
 mount --bind "$RESOLVERS" /etc/resolv.conf
 exec "$@"
@@ -30,7 +33,7 @@ exec "$@"
 /// The machine's address.
 const MACHINE_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
 /// Where clouds answer with credentials.
-const METADATA: [&str; 3] = ["169.254.169.254", "169.254.170.2", "100.100.100.200"];
+const METADATA: [&str; 4] = ["169.254.169.254", "169.254.170.2", "100.100.100.200", "fd00:ec2::254"];
 /// Time-out for what takes milliseconds on a machine that is not busy.
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// The port of the server in a sandbox.
@@ -64,7 +67,7 @@ fn is_inside(test: &str) -> Result<bool, Failure> {
 
 /// A server that says hello on this address, and counts nothing: its backlog says whether it was reached.
 fn listen(address: &str) -> Result<TcpListener, Failure> {
-    let listener = TcpListener::bind(address)?;
+    let listener = TcpListener::bind((address, 0))?;
     listener.set_nonblocking(true)?;
     Ok(listener)
 }
@@ -126,11 +129,12 @@ async fn open_network_reaches_the_outside_and_no_metadata() -> Result<(), Failur
     }
     let machine = Machine::new();
     let id = machine.create(open).await?;
-    let outside = listen("192.0.2.10:0")?;
+    let (outside, outside_v6) = (listen("192.0.2.10")?, listen("2001:db8::10")?);
     assert!(!reaches(&machine, &id, "192.0.2.10", &outside).await?, "before it is attached");
     assert_eq!(machine.interfaces(&id).await?, "lo");
     machine.engine().attach_network(&id).await?;
     assert!(reaches(&machine, &id, "192.0.2.10", &outside).await?);
+    assert!(reaches(&machine, &id, "2001:db8::10", &outside_v6).await?);
 
     for user in [1_000, 0] {
         let id = machine.create(|spec| (spec.user, spec.network) = (user, Network::Open)).await?;
@@ -145,16 +149,15 @@ async fn open_network_reaches_the_outside_and_no_metadata() -> Result<(), Failur
         }
         assert!(reaches(&machine, &id, "192.0.2.10", &outside).await?);
         for address in METADATA {
-            let listener = listen(&format!("{address}:0"))?;
+            let listener = listen(address)?;
             TcpStream::connect(listener.local_addr()?)?;
             listener.accept()?;
             assert!(!reaches(&machine, &id, address, &listener).await?, "{address}");
         }
-        let loopback = listen("127.0.0.1:0")?;
-        for address in ["127.0.0.1", "10.0.2.2", "10.0.2.3", "localhost"] {
+        let loopback = listen("127.0.0.1")?;
+        for address in ["127.0.0.1", "10.0.2.2", "10.0.2.3", "localhost", "::ffff:127.0.0.1"] {
             assert!(!reaches(&machine, &id, address, &loopback).await?, "{address}");
         }
-        machine.text(&id, "! bash -c ': </dev/tcp/fd00:ec2::254/80' 2>/dev/null").await?;
     }
     Ok(())
 }
@@ -190,7 +193,7 @@ async fn internal_network_reaches_neighbours_only() -> Result<(), Failure> {
         return Ok(());
     }
     let machine = Machine::new();
-    let outside = listen("192.0.2.10:0")?;
+    let outside = listen("192.0.2.10")?;
     let internal = |spec: &mut ContainerSpec| spec.network = Network::Internal;
     let (one, other) = (machine.create(internal).await?, machine.create(internal).await?);
     let published = machine.create(|spec| {
@@ -235,16 +238,17 @@ async fn published_port_serves_and_nothing_goes_out() -> Result<(), Failure> {
     if !is_inside("published_port_serves_and_nothing_goes_out")? {
         return Ok(());
     }
-    let outside = listen("192.0.2.10:0")?;
+    let outside = listen("192.0.2.10")?;
     for address in [Ipv4Addr::LOCALHOST, MACHINE_ADDRESS] {
         let folder = tempfile::tempdir()?;
         let publish = Publish { address, ports: 30_000..=30_001 };
         let config = Config { publish, ..config(folder.path()) };
         let machine = Machine::with(folder, config);
         let id = machine.create(published).await?;
-        serve(&machine, &id).await?;
         let endpoint = endpoint(&machine, &id).await?;
         assert_eq!(endpoint.ip(), address);
+        assert!(get(endpoint).is_ok_and(|text| text.is_empty()) || get(endpoint).is_err());
+        serve(&machine, &id).await?;
         for _ in 0..2 {
             assert!(get(endpoint)?.ends_with("hello"));
             assert!(!reaches(&machine, &id, "192.0.2.10", &outside).await?);
@@ -266,7 +270,7 @@ async fn network_survives_restarts_and_its_process() -> Result<(), Failure> {
         return Ok(());
     }
     let machine = Machine::new();
-    let outside = listen("192.0.2.10:0")?;
+    let outside = listen("192.0.2.10")?;
     let id = machine
         .create(|spec| {
             open(spec);
