@@ -74,6 +74,7 @@ test-compose: ## Build the image, and start compose.yaml on a Docker engine of i
 test-engine: ## Run real sandboxes on this machine: the suite of all engines, what each sees and may use, killed runners (root on Debian)
 	@tools/engine.sh >/dev/null
 	cargo test --package namespaces --features machine $(ARGS)
+	@tools/cgroup2.sh || [ $$? -eq 3 ]
 	@tools/nats-server.sh >/dev/null
 	cargo build --workspace --bin broker
 	NATS_SERVER="$$(tools/nats-server.sh)" cargo test --package tests --features machine --test nodes

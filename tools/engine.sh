@@ -15,15 +15,6 @@ for each in "${needed[@]}"; do
     command -v "${each%%:*}" >/dev/null || missing+=("${each##*:}")
 done
 if ((${#missing[@]})); then
-    if [[ $(id -u) != 0 ]] || ! command -v apt-get >/dev/null; then
-        say "left out: not root on Debian, and there is no ${missing[*]}"
-        exit "$left_out"
-    fi
-    # What apt says is for the terminal; two runs at once wait for each other.
-    apt() {
-        DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300 "$@" >&2
-    }
-    install=(apt install -y --no-install-recommends "${missing[@]}")
-    "${install[@]}" || { apt update && "${install[@]}"; }
+    install_packages "not root on Debian, and there is no ${missing[*]}" "${missing[@]}"
 fi
 command -v bwrap
