@@ -94,7 +94,7 @@ impl Namespaces {
         let cgroups = Cgroups::of_this_process();
         let unsupported = lacking(starter)
             .into_iter()
-            .chain(network::unsupported(starter, &state))
+            .chain(network::unsupported(starter, publish.address, &state))
             .chain(cgroups.unsupported())
             .collect();
         let info = EngineInfo { name: "namespaces", isolation: Isolation::Process, unsupported };

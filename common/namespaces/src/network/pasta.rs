@@ -71,6 +71,11 @@ impl Files {
         Self { pid: folder.join("pasta.pid"), log: folder.join("pasta.log") }
     }
 
+    /// Deletes them.
+    pub(super) fn remove(&self) -> io::Result<()> {
+        remove(&self.pid).and(remove(&self.log))
+    }
+
     /// Whether the process is ready.
     pub(super) fn is_ready(&self) -> bool {
         std::fs::metadata(&self.pid).is_ok_and(|file| file.len() > 0)

@@ -8,6 +8,7 @@ use crate::engine::LOOK_PAUSE;
 use crate::process::Process;
 use ports::engine::{Feature, Unsupported};
 use std::io::{self, Read as _};
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
@@ -19,8 +20,9 @@ const OF_PASTA: [(&str, &str); 3] = [("pasta", "passt"), ("nft", "nftables"), ("
 /// A process that is ended with this.
 struct Tried(Child);
 
-/// What this machine lacks. `folder` is for files of this call. Blocks for some milliseconds.
-pub(crate) fn unsupported(starter: Starter, folder: &Path) -> Vec<Unsupported> {
+/// What this machine lacks, on whose address `address` ports are published. `folder` is for files of this call. Blocks for some
+/// milliseconds.
+pub(crate) fn unsupported(starter: Starter, address: Ipv4Addr, folder: &Path) -> Vec<Unsupported> {
     let of_user = (starter == Starter::User)
         .then(|| "only root can make networks; the adapter runs as another user".to_owned());
     let internal = of_user.clone().or_else(internal::why_not);
@@ -28,7 +30,7 @@ pub(crate) fn unsupported(starter: Starter, folder: &Path) -> Vec<Unsupported> {
     let all = [
         (Feature::InternalNetwork, internal),
         (Feature::OpenNetwork, pasta.clone()),
-        (Feature::PublishedPorts, pasta),
+        (Feature::PublishedPorts, pasta.or_else(|| why_no_ports(address))),
     ];
     all.into_iter().filter_map(|(feature, reason)| Some(Unsupported { feature, reason: reason? })).collect()
 }
@@ -41,8 +43,22 @@ fn why_no_pasta(folder: &Path) -> Option<String> {
     tried().err().map(|error| error.to_string())
 }
 
+/// Why ports cannot be published on an address.
+fn why_no_ports(address: Ipv4Addr) -> Option<String> {
+    let error = TcpListener::bind((address, 0)).err()?;
+    Some(format!(
+        "ports cannot be published on {address} ({error}): set RUNNER_PUBLISH_ADDRESS to an address of this machine"
+    ))
+}
+
 /// Connects a namespace that ends at once.
 fn try_pasta(folder: &Path) -> io::Result<()> {
+    let files = Files::of(folder);
+    let tried = try_pasta_with(&files);
+    files.remove().and(tried)
+}
+
+fn try_pasta_with(files: &Files) -> io::Result<()> {
     let mut holder = Command::new("unshare");
     holder.args(["--net", "/bin/sh", "-c", "echo; read line"]).env_clear().env("PATH", PROGRAM_PATH);
     let mut holder =
@@ -54,8 +70,7 @@ fn try_pasta(folder: &Path) -> io::Result<()> {
     for policy in [Policy::Internal, Policy::Open] {
         finish(netns.nft(&rules::rules(policy))?.output()?)?;
     }
-    let files = Files::of(folder);
-    let mut pasta = Tried(pasta::command(&netns, &[], &Group::None, &files)?.spawn()?);
+    let mut pasta = Tried(pasta::command(&netns, &[], &Group::None, files)?.spawn()?);
     let deadline = Instant::now() + super::CONNECT_TIMEOUT;
     while !files.is_ready() {
         if pasta.0.try_wait()?.is_some() || Instant::now() > deadline {
@@ -88,5 +103,24 @@ impl Drop for Tried {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn address_of_another_machine_is_named() {
+        assert_eq!(why_no_ports(Ipv4Addr::LOCALHOST), None);
+        let reason = why_no_ports(Ipv4Addr::new(203, 0, 113, 1)).unwrap();
+        assert!(reason.contains("203.0.113.1") && reason.contains("RUNNER_PUBLISH_ADDRESS"), "{reason}");
+    }
+
+    #[test]
+    fn another_user_has_no_networks() {
+        let folder = tempfile::tempdir().unwrap();
+        let lacking = unsupported(Starter::User, Ipv4Addr::LOCALHOST, folder.path());
+        assert!(lacking.len() == 3 && lacking.iter().all(|one| one.reason.contains("root")), "{lacking:?}");
     }
 }
