@@ -191,6 +191,21 @@ mod tests {
     }
 
     #[test]
+    fn resolvers_cover_a_plain_file_only() {
+        let image = tempfile::tempdir().unwrap();
+        let entry = || resolver(image.path(), "/state/resolv.conf".into());
+        assert_eq!(entry(), None);
+        let etc = image.path().join("etc");
+        fs::create_dir(&etc).unwrap();
+        std::os::unix::fs::symlink("/run/resolv.conf", etc.join(RESOLVER_FILE)).unwrap();
+        assert_eq!(entry(), None, "what it names is not there");
+        fs::remove_file(etc.join(RESOLVER_FILE)).unwrap();
+        fs::write(etc.join(RESOLVER_FILE), "").unwrap();
+        let expected = Entry::Bind { source: "/state/resolv.conf".into(), target: "/etc/resolv.conf".into() };
+        assert_eq!(entry(), Some(expected));
+    }
+
+    #[test]
     fn the_machine_shows_programs_and_nothing_personal() {
         let entries = host(Path::new("/state/etc")).unwrap();
         let targets = targets(&entries);

@@ -278,8 +278,9 @@ impl Networks {
         }
         let netns = Netns::of(first).map_err(of_io)?;
         if needs_pasta {
-            // The rules come first: nothing is ever reached that they forbid.
-            run(netns.nft(&rules::rules(present))).await?;
+            // The rules come before what they are for. An interrupted attempt has left the same ones, or a process was noted.
+            let rules = if attachment.pasta.is_none() { rules::first(present) } else { rules::next(present) };
+            run(netns.nft(&rules)).await?;
         }
         if needs_pasta && !(attachment.is_served() && files.is_ready()) {
             self.start_pasta(&netns, attachment, files, clock, &mut note).await?;

@@ -67,8 +67,8 @@ fn try_pasta_with(files: &Files) -> io::Result<()> {
     let mut said = [0];
     holder.0.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?.read_exact(&mut said)?;
     let netns = Netns::of(Process::of(holder.0.id().try_into().map_err(io::Error::other)?)?)?;
-    for policy in [Policy::Internal, Policy::Open] {
-        finish(netns.nft(&rules::rules(policy))?.output()?)?;
+    for rules in [rules::first(Policy::Internal), rules::next(Policy::Open)] {
+        finish(netns.nft(&rules)?.output()?)?;
     }
     let mut pasta = Tried(pasta::command(&netns, &[], &Group::None, files)?.spawn()?);
     let deadline = Instant::now() + super::CONNECT_TIMEOUT;
