@@ -158,6 +158,11 @@ impl Attachment {
         (self.pasta.as_slice(), &self.group)
     }
 
+    /// Whether a process may carry its connections that is not noted: the adapter may have been killed just before.
+    pub(crate) fn may_be_incomplete(&self) -> bool {
+        self.pasta.is_none() && (self.policy == Policy::Open || !self.ports.is_empty())
+    }
+
     /// Notes what carries its connections.
     pub(crate) fn note_process(&mut self, pasta: Process) {
         self.pasta = Some(pasta);

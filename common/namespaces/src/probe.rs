@@ -1,12 +1,13 @@
 //! Finds out at start what this machine allows.
 
 use crate::arguments::{Starter, probe_arguments};
-use crate::cgroups::Cgroups;
+use crate::cgroups::{Cgroups, Group};
 use crate::engine::LOOK_PAUSE;
 use crate::engine::end::{END_TIMEOUT, end_step};
 use crate::folders::Folders;
 use crate::image::Archives;
-use crate::network::{self, Files, Networks, Publish};
+use crate::network::{self, Networks, Publish};
+use crate::process::Process;
 use crate::record::Record;
 use crate::{Namespaces, etc};
 use ports::clock::Clock;
@@ -135,13 +136,12 @@ impl Namespaces {
                 self.networks.adopt(&incarnation, &record.network);
                 continue;
             }
-            let pasta = Files::of(own.path()).process();
-            let parts =
-                [(self.group_name(&incarnation), None), (self.network_group_name(&incarnation), pasta)];
-            for (name, process) in parts {
-                let group = self.cgroups.group(&name);
+            let groups = [self.group_name(&incarnation), self.network_group_name(&incarnation)]
+                .map(|name| (Vec::new(), self.cgroups.group(&name)));
+            let started = Process::started_with(own.path()).into_iter().map(|one| (vec![one], Group::None));
+            for (processes, group) in groups.into_iter().chain(started) {
                 let deadline = Instant::now() + END_TIMEOUT;
-                while !end_step(process.as_slice(), &group)? && Instant::now() < deadline {
+                while !end_step(&processes, &group)? && Instant::now() < deadline {
                     std::thread::sleep(LOOK_PAUSE);
                 }
             }

@@ -102,6 +102,12 @@ impl Record {
         (if self.boot == boot() { processes } else { &[] }, group)
     }
 
+    /// Whether a process of it may run that is not noted, nor in a control group: the adapter may have been killed just before.
+    pub(crate) fn may_be_incomplete(&self) -> bool {
+        let is_creating = self.phase == Phase::Creating;
+        self.group == Group::None && (is_creating || self.network.may_be_incomplete())
+    }
+
     /// Whether process 1 runs.
     pub(crate) fn is_alive(&self) -> bool {
         self.processes().last().is_some_and(|process| process.is_alive())

@@ -4,7 +4,6 @@ use super::{not_running, state};
 use crate::Namespaces;
 use crate::cgroups::Group;
 use crate::folders::Own;
-use crate::network::Files;
 use crate::process::Process;
 use crate::record::{Phase, Record};
 use ports::engine::{ContainerState, EngineError, Incarnation};
@@ -42,9 +41,10 @@ impl Namespaces {
             Ok(record) => self.end_all(&own, &record).await?,
             // Its record is damaged. Whatever runs is in its groups.
             Err(_) => {
-                self.end(&[], &self.cgroups.group(&self.group_name(incarnation))).await?;
-                let group = self.cgroups.group(&self.network_group_name(incarnation));
-                self.end(Files::of(own.path()).process().as_slice(), &group).await?;
+                for name in [self.group_name(incarnation), self.network_group_name(incarnation)] {
+                    self.end(&[], &self.cgroups.group(&name)).await?;
+                }
+                self.end_started_with(&own).await?;
             }
         }
         self.delete(&own, incarnation).await
@@ -62,9 +62,19 @@ impl Namespaces {
     pub(super) async fn end_all(&self, own: &Own, record: &Record) -> Result<(), EngineError> {
         self.end(record.processes(), &record.group).await?;
         let (processes, group) = record.network_parts();
-        // The adapter may have been killed before it noted the process.
-        let unnoted = Files::of(own.path()).process();
-        self.end(unnoted.as_ref().map_or(processes, std::slice::from_ref), group).await
+        self.end(processes, group).await?;
+        if record.may_be_incomplete() {
+            self.end_started_with(own).await?;
+        }
+        Ok(())
+    }
+
+    /// Ends what was started for a sandbox, whoever knows of it.
+    async fn end_started_with(&self, own: &Own) -> Result<(), EngineError> {
+        for process in Process::started_with(own.path()) {
+            self.end(&[process], &Group::None).await?;
+        }
+        Ok(())
     }
 
     /// Ends every process of a sandbox and removes its control groups. The end of process 1 ends all others inside, so this

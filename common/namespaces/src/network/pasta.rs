@@ -5,7 +5,6 @@ use super::netns::{Netns, STDIN};
 use super::{PROGRAM_PATH, Port};
 use crate::cgroups::Group;
 use crate::launch::JOIN_GROUPS;
-use crate::process::Process;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -81,16 +80,6 @@ impl Files {
         std::fs::metadata(&self.pid).is_ok_and(|file| file.len() > 0)
     }
 
-    /// The process, if it runs and was started with this file.
-    pub(crate) fn process(&self) -> Option<Process> {
-        let pid: i32 = std::fs::read_to_string(&self.pid).ok()?.trim().parse().ok()?;
-        let process = Process::of(pid).ok()?;
-        let line = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-        let is_named =
-            line.split(|byte| *byte == 0).any(|argument| argument == self.pid.as_os_str().as_encoded_bytes());
-        is_named.then_some(process)
-    }
-
     /// What the process complained about.
     pub(super) fn complaint(&self) -> String {
         let text = std::fs::read(&self.log).unwrap_or_default();
@@ -121,24 +110,5 @@ mod tests {
         assert!(!files.is_ready());
         std::fs::write(&files.pid, "1\n").unwrap();
         assert!(files.is_ready());
-    }
-
-    #[test]
-    fn process_is_found_by_its_file_and_no_other_is() {
-        let folder = tempfile::tempdir().unwrap();
-        let files = Files::of(folder.path());
-        let mut child = Command::new("sh")
-            .args(["-c", "read line", "sh"])
-            .arg(&files.pid)
-            .stdin(Stdio::piped())
-            .spawn()
-            .unwrap();
-        std::fs::write(&files.pid, format!("{}\n", child.id())).unwrap();
-        let found = Process::of(child.id().try_into().unwrap()).unwrap();
-        assert_eq!(files.process(), Some(found));
-        std::fs::write(&files.pid, format!("{}\n", std::process::id())).unwrap();
-        assert_eq!(files.process(), None, "another process has the id");
-        drop(child.stdin.take());
-        child.wait().unwrap();
     }
 }

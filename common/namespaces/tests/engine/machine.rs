@@ -141,7 +141,11 @@ impl Machine {
         };
         let names = fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.file_name());
         let pids = names.filter_map(|name| name.to_str()?.parse::<u32>().ok()).map(|pid| pid.to_string());
-        pids.filter(is_left).map(|pid| format!("process {pid}")).collect()
+        let line = |pid: &String| fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let line = |pid: String| {
+            format!("process {pid}: {}", String::from_utf8_lossy(&line(&pid)).replace('\0', " "))
+        };
+        pids.filter(is_left).map(line).collect()
     }
 }
 
