@@ -42,7 +42,7 @@ test-accounts: ## Run every test that needs NATS again, with a user for each rol
 test-readme: ## Run the commands of README.md in their order against a real `broker up`, and check what they print
 	@tools/nats-server.sh >/dev/null
 	@tools/nats-cli.sh >/dev/null
-	@tools/bubblewrap.sh >/dev/null || [ $$? -eq 3 ]
+	@tools/engine.sh >/dev/null || [ $$? -eq 3 ]
 	cargo build --workspace --bin broker
 	BROKER="$(abspath $(TARGET_DIR))/debug/broker" NATS_SERVER="$$(tools/nats-server.sh)" tests/readme/run.py
 
@@ -72,8 +72,9 @@ test-compose: ## Build the image, and start compose.yaml on a Docker engine of i
 		unshare --net tests/compose/run.py "$$(tools/docker.sh)"
 
 test-engine: ## Run real sandboxes on this machine: the suite of all engines, what each sees and may use, killed runners (root on Debian)
-	@tools/bubblewrap.sh >/dev/null
+	@tools/engine.sh >/dev/null
 	cargo test --package namespaces --features machine $(ARGS)
+	@tools/cgroup2.sh || [ $$? -eq 3 ]
 	@tools/nats-server.sh >/dev/null
 	cargo build --workspace --bin broker
 	NATS_SERVER="$$(tools/nats-server.sh)" cargo test --package tests --features machine --test nodes

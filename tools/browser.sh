@@ -21,22 +21,12 @@ browser() {
     command -v chromium || command -v chromium-browser || command -v google-chrome
 }
 
-# What apt says is for the terminal; two runs at once wait for each other.
-apt() {
-    DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300 "$@" >&2
-}
-
 if ! command -v npm >/dev/null || ! at_least "$(node --version 2>/dev/null || true)" "$node_minimum"; then
     say "left out: no npm, or no node $node_minimum or later, on the PATH"
     exit "$left_out"
 fi
 if ! browser >/dev/null; then
-    if [[ $(id -u) != 0 ]] || ! command -v apt-get >/dev/null; then
-        say "left out: no chromium on the PATH"
-        exit "$left_out"
-    fi
-    say "installing chromium (once)"
-    apt install -y --no-install-recommends chromium || { apt update && apt install -y --no-install-recommends chromium; }
+    install_packages "no chromium on the PATH" chromium
 fi
 
 if ! complete "$home"; then

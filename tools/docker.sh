@@ -13,22 +13,12 @@ release=bookworm
 requirements=$root/tools/docker-compose.requirements.txt
 home=$tools/docker
 
-# What apt says is for the terminal; two runs at once wait for each other.
-apt() {
-    DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300 "$@" >&2
-}
-
 # Whether the folder $1 holds what the requirements ask for.
 complete() {
     cmp -s "$requirements" "$1/requirements.txt" && [[ -x $1/cli-plugins/docker-compose && -x $1/busybox && -r $1/debian.tar ]]
 }
 
-if [[ $(id -u) != 0 ]] || ! command -v apt-get >/dev/null; then
-    say "left out: not root on Debian"
-    exit "$left_out"
-fi
-install=(apt install -y --no-install-recommends --no-upgrade "${packages[@]}")
-"${install[@]}" || { apt update && "${install[@]}"; }
+install_packages "not root on Debian" "${packages[@]}"
 
 if ! complete "$home"; then
     mkdir -p "$tools"

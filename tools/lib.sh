@@ -33,3 +33,20 @@ at_least() {
     done
     return 0
 }
+
+# Installs Debian packages. Where that needs rights or a system that are not there, the script is left out: $1 says why, the rest are
+# packages.
+install_packages() {
+    local why=$1
+    shift
+    if [[ $(id -u) != 0 ]] || ! command -v apt-get >/dev/null; then
+        say "left out: $why"
+        exit "$left_out"
+    fi
+    # What apt says is for the terminal; two runs at once wait for each other.
+    apt() {
+        DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300 "$@" >&2
+    }
+    apt install -y --no-install-recommends --no-upgrade "$@" ||
+        { apt update && apt install -y --no-install-recommends --no-upgrade "$@"; }
+}

@@ -7,4 +7,5 @@ mod fleet;
 mod frozen;
 mod killed;
 mod lost;
+mod networks;
 mod node;

@@ -137,6 +137,11 @@ impl Node {
         .await;
     }
 
+    /// Whether a sandbox is in the network of its template.
+    pub(crate) fn is_attached(&self, sandbox: &str) -> bool {
+        self.record_of(sandbox).is_some_and(|record| record["network"]["is_attached"] == true)
+    }
+
     /// The processes of a sandbox that runs.
     pub(crate) fn inside(&self, sandbox: &str) -> Inside {
         let record = self.record_of(sandbox).expect("the engine has it");
@@ -153,7 +158,8 @@ impl Drop for Node {
     /// After a failed test: sandboxes outlive their runner.
     fn drop(&mut self) {
         for record in self.folders().iter().filter_map(|folder| record(folder)) {
-            for process in record["processes"].as_array().into_iter().flatten() {
+            let processes = record["processes"].as_array().into_iter().flatten();
+            for process in processes.chain([&record["network"]["pasta"]]) {
                 let pid = process["pid"].as_i64().and_then(|pid| Pid::from_raw(pid.try_into().ok()?));
                 let is_same = pid.is_some_and(|pid| started(pid) == process["started"].as_u64());
                 if let Some(pid) = pid.filter(|_| is_same) {

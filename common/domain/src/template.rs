@@ -319,7 +319,7 @@ impl TemplateSpec {
         }
         check_command("command", &self.command)?;
         self.check_env()?;
-        self.check_network()?;
+        self.check_ports()?;
         self.check_readiness()?;
         self.check_isolation()
     }
@@ -328,12 +328,9 @@ impl TemplateSpec {
         check_variables(&self.env).or_else(|problem| invalid("env", problem))
     }
 
-    fn check_network(&self) -> Result<(), InvalidTemplate> {
+    fn check_ports(&self) -> Result<(), InvalidTemplate> {
         if self.ports.len() > PORTS_MAX || self.ports.contains(&0) {
             return invalid("ports", format!("must be at most {PORTS_MAX} numbers from 1 to 65535"));
-        }
-        if !self.ports.is_empty() && self.network == Network::None {
-            return invalid("ports", "need network `internal` or `open`");
         }
         Ok(())
     }

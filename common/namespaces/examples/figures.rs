@@ -3,10 +3,11 @@
 //! Creation ends when the supervisor has answered. Two at a time: creations and removals by two tasks.
 
 use domain::SandboxId;
-use namespaces::{Config, Namespaces};
+use namespaces::{Config, Namespaces, Publish};
 use ports::clock::SystemClock;
-use ports::engine::{ContainerSpec, Engine as _, Image, Incarnation, Limits};
+use ports::engine::{ContainerSpec, Engine as _, Image, Incarnation, Limits, Network, PublishedPort};
 use std::error::Error;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -28,23 +29,35 @@ async fn main() -> Result<(), Failure> {
         data: state.join("data"),
         wrapper: "bwrap".into(),
         supervisor: supervisor_image::SUPERVISOR,
+        publish: Publish { address: Ipv4Addr::LOCALHOST, ports: 30_000..=32_767 },
     };
     let engine = Arc::new(Namespaces::probe(config, Arc::new(SystemClock))?);
     println!("{:#?}", engine.info());
 
-    let (mut creations, mut removals) = (Vec::new(), Vec::new());
-    for _ in 0..COUNT {
-        let (created, removed) = cycle(&engine).await?;
-        creations.push(created);
-        removals.push(removed);
+    for (network, ports) in [
+        (Network::None, 0),
+        (Network::None, 1),
+        (Network::Internal, 0),
+        (Network::Open, 0),
+        (Network::Open, 1),
+    ] {
+        let (mut creations, mut attachments, mut removals) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..COUNT {
+            let (created, attached, removed) = cycle(&engine, &spec(network, ports)?).await?;
+            creations.push(created);
+            attachments.push(attached);
+            removals.push(removed);
+        }
+        println!("network {network:?}, published ports: {ports}");
+        print("create", creations);
+        print("attach", attachments);
+        print("remove", removals);
     }
-    print("create", creations);
-    print("remove", removals);
 
     let began = Instant::now();
     let half = |engine: Arc<Namespaces>| async move {
         for _ in 0..COUNT / 2 {
-            cycle(&engine).await?;
+            cycle(&engine, &spec(Network::None, 0)?).await?;
         }
         Ok::<_, Failure>(())
     };
@@ -53,10 +66,16 @@ async fn main() -> Result<(), Failure> {
     second.await??;
     println!("two at a time: {:.0} cycles/s", COUNT as f64 / began.elapsed().as_secs_f64());
 
+    let open = spec(Network::Open, 0)?;
+    engine.create(&open).await?;
+    engine.attach_network(&open.incarnation).await?;
+    println!("memory with one open network: {:?}", kib()?);
+    engine.remove(&open.incarnation).await?;
+
     let mut kept = Vec::new();
     let before = Instant::now();
     for _ in 0..COUNT {
-        let spec = spec()?;
+        let spec = spec(Network::None, 0)?;
         engine.create(&spec).await?;
         kept.push(spec.incarnation);
     }
@@ -73,19 +92,22 @@ async fn main() -> Result<(), Failure> {
     Ok(std::fs::remove_dir_all(state)?)
 }
 
-fn spec() -> Result<ContainerSpec, Failure> {
+fn spec(network: Network, ports: u16) -> Result<ContainerSpec, Failure> {
     let spec =
         ContainerSpec::new(SandboxId::parse("s-1")?, Incarnation::new(uuid::Uuid::now_v7()), Image::Host);
-    Ok(ContainerSpec { limits: Limits { pids: 64, ..spec.limits }, ..spec })
+    let ports = (0..ports).map(|port| PublishedPort { inside: 8_080 + port, outside: None }).collect();
+    Ok(ContainerSpec { limits: Limits { pids: 64, ..spec.limits }, network, ports, ..spec })
 }
 
-async fn cycle(engine: &Namespaces) -> Result<(Duration, Duration), Failure> {
-    let spec = spec()?;
+/// How long creation, attachment and removal take.
+async fn cycle(engine: &Namespaces, spec: &ContainerSpec) -> Result<(Duration, Duration, Duration), Failure> {
     let began = Instant::now();
-    engine.create(&spec).await?;
+    engine.create(spec).await?;
     let created = began.elapsed();
+    engine.attach_network(&spec.incarnation).await?;
+    let attached = began.elapsed();
     engine.remove(&spec.incarnation).await?;
-    Ok((created, began.elapsed() - created))
+    Ok((created, attached - created, began.elapsed() - attached))
 }
 
 fn print(name: &str, mut spans: Vec<Duration>) {
@@ -94,14 +116,15 @@ fn print(name: &str, mut spans: Vec<Duration>) {
     println!("{name}: min {:.1?} p50 {:.1?} p90 {:.1?} max {:.1?}", at(0.0), at(0.5), at(0.9), at(0.98));
 }
 
-/// Resident and proportional memory of wrappers and supervisors, in KiB.
+/// Resident and proportional memory of wrappers, supervisors and what carries connections, in KiB.
 fn kib() -> Result<Vec<(String, u64, u64)>, Failure> {
     let mut sums: Vec<(String, u64, u64)> = Vec::new();
     for entry in std::fs::read_dir("/proc")?.flatten() {
         let Ok(name) = std::fs::read_to_string(entry.path().join("comm")) else { continue };
         let name = name.trim().to_owned();
         let Ok(text) = std::fs::read_to_string(entry.path().join("smaps_rollup")) else { continue };
-        if !["bwrap", "supervisor"].contains(&name.as_str()) {
+        // (Its name depends on the processor: `passt.avx2`.)
+        if !["bwrap", "supervisor", "pasta"].contains(&name.as_str()) && !name.starts_with("passt") {
             continue;
         }
         let of = |key: &str| {

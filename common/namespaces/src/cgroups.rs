@@ -59,13 +59,14 @@ pub(crate) enum Cgroups {
 }
 
 /// The groups of one sandbox.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Group {
     /// One for each controller.
     V1(BTreeMap<Controller, PathBuf>),
     /// One.
     V2(PathBuf),
     /// None.
+    #[default]
     None,
 }
 

@@ -1,5 +1,6 @@
 //! The operations of the engine port.
 
+mod attach;
 mod create;
 pub(crate) mod end;
 
@@ -55,6 +56,10 @@ impl Engine for Namespaces {
         self.remove_container(incarnation).await
     }
 
+    async fn attach_network(&self, incarnation: &Incarnation) -> Result<(), EngineError> {
+        self.attach_container(incarnation).await
+    }
+
     async fn start(&self, incarnation: &Incarnation) -> Result<(), EngineError> {
         self.start_container(incarnation).await
     }
@@ -98,6 +103,11 @@ impl Namespaces {
         format!("{}-{incarnation}", self.fleet)
     }
 
+    /// The name of the control groups of what carries its connections.
+    pub(crate) fn network_group_name(&self, incarnation: &Incarnation) -> String {
+        format!("{}-network", self.group_name(incarnation))
+    }
+
     /// The record of a sandbox of this fleet.
     fn record(&self, incarnation: &Incarnation) -> Result<Record, EngineError> {
         match Record::read(self.folders.of(incarnation).path()) {
@@ -120,7 +130,8 @@ impl Namespaces {
         let (sandbox, incarnation, created_at) = record.labels()?;
         let is_created = record.phase == Phase::Creating && self.turns.is_busy(&incarnation);
         let state = if is_created { ContainerState::Creating } else { state(record) };
-        Some(Container { sandbox, incarnation, state, endpoints: Vec::new(), created_at })
+        let endpoints = record.network.endpoints();
+        Some(Container { sandbox, incarnation, state, endpoints, created_at })
     }
 
     async fn freeze(&self, incarnation: &Incarnation, is_frozen: bool) -> Result<(), EngineError> {

@@ -2,6 +2,7 @@
 //! costs a sandbox one mount; a mount for each file would cost a quarter of its creation.
 
 use crate::folders::{MODE_VISIBLE, fresh_name};
+use crate::network::RESOLVER;
 use std::fs;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
@@ -24,6 +25,8 @@ const OF_HOST: [&str; 13] = [
     "services",
     "ssl/certs",
 ];
+/// Where programs look for who resolves names. Without a network nothing answers there.
+pub(crate) const RESOLVER_FILE: &str = "resolv.conf";
 /// Mode of files that every user inside reads.
 const MODE_READABLE: u32 = 0o644;
 
@@ -66,6 +69,7 @@ fn fill(work: &Path, user: u32) -> io::Result<()> {
         ("passwd", format!("root:x:0:0::/workspace:/bin/sh\n{passwd}nobody:x:65534:65534::/:/bin/false\n")),
         ("group", format!("root:x:0:\n{group}nogroup:x:65534:\n")),
         ("hosts", "127.0.0.1 localhost\n::1 localhost\n".to_owned()),
+        (RESOLVER_FILE, format!("nameserver {RESOLVER}\n")),
     ];
     for (name, text) in texts {
         let file = work.join(name);

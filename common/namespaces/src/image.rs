@@ -1,5 +1,6 @@
 //! What is visible in the root folder of a sandbox.
 
+use crate::etc::RESOLVER_FILE;
 use crate::folders::{MODE_VISIBLE, fresh_name};
 use parking_lot::Mutex;
 use ports::engine::EngineError;
@@ -47,6 +48,15 @@ pub(crate) fn folder(path: &Path) -> Result<Vec<Entry>, EngineError> {
     entries_of(path, |name| !OWN.iter().any(|own| name == *own)).map_err(|error| {
         EngineError::refused(format!("the image {} cannot be read: {error}", path.display()))
     })
+}
+
+/// The entry that shows `file` as the resolvers of an image; none for an image that has no plain file there to be covered.
+pub(crate) fn resolver(image: &Path, file: PathBuf) -> Option<Entry> {
+    let etc = image.join("etc");
+    let is =
+        |path: &Path, of: fn(&fs::Metadata) -> bool| fs::symlink_metadata(path).is_ok_and(|found| of(&found));
+    let is_there = is(&etc, fs::Metadata::is_dir) && is(&etc.join(RESOLVER_FILE), fs::Metadata::is_file);
+    is_there.then(|| Entry::Bind { source: file, target: Path::new("/etc").join(RESOLVER_FILE) })
 }
 
 fn entries_of(root: &Path, is_visible: impl Fn(&OsString) -> bool) -> io::Result<Vec<Entry>> {
@@ -178,6 +188,21 @@ mod tests {
 
     fn targets(entries: &[Entry]) -> Vec<&str> {
         entries.iter().filter_map(|entry| entry.target().to_str()).collect()
+    }
+
+    #[test]
+    fn resolvers_cover_a_plain_file_only() {
+        let image = tempfile::tempdir().unwrap();
+        let entry = || resolver(image.path(), "/state/resolv.conf".into());
+        assert_eq!(entry(), None);
+        let etc = image.path().join("etc");
+        fs::create_dir(&etc).unwrap();
+        std::os::unix::fs::symlink("/run/resolv.conf", etc.join(RESOLVER_FILE)).unwrap();
+        assert_eq!(entry(), None, "what it names is not there");
+        fs::remove_file(etc.join(RESOLVER_FILE)).unwrap();
+        fs::write(etc.join(RESOLVER_FILE), "").unwrap();
+        let expected = Entry::Bind { source: "/state/resolv.conf".into(), target: "/etc/resolv.conf".into() };
+        assert_eq!(entry(), Some(expected));
     }
 
     #[test]

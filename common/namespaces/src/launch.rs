@@ -28,11 +28,13 @@ const START_TIMEOUT: Duration = Duration::from_secs(20);
 const COMPLAINT_BYTES_MAX: usize = 512;
 /// The unit of the shell's limit of file sizes, in bytes.
 const BLOCK_BYTES: u64 = 512;
-/// The files that join a group come first, then `--` and the wrapper with its arguments.
-const SCRIPT: &str = r#"set -e
+/// The files that join a group come first, then `--` and a program with its arguments.
+pub(crate) const JOIN_GROUPS: &str = r#"set -e
 while [ "$1" != -- ]; do echo 0 >"$1"; shift; done
 shift
-ulimit -c 0; ulimit -n "$FILES"; ulimit -f "$BLOCKS"
+"#;
+/// Then the shell becomes the wrapper.
+const SCRIPT: &str = r#"ulimit -c 0; ulimit -n "$FILES"; ulimit -f "$BLOCKS"
 exec "$@" "#;
 
 /// The wrapper's report.
@@ -98,7 +100,7 @@ impl Wrapper<'_> {
         let socket = UnixListener::bind(own.socket())?;
         Command::new("/bin/sh")
             .arg("-c")
-            .arg(format!("{SCRIPT}{REPORT_FD}>&1 1>&2"))
+            .arg(format!("{JOIN_GROUPS}{SCRIPT}{REPORT_FD}>&1 1>&2"))
             .arg("sh")
             .args(group.joining_files())
             .arg("--")

@@ -13,17 +13,20 @@ mod etc;
 mod folders;
 mod image;
 mod launch;
+mod network;
 mod probe;
 mod process;
 mod record;
 mod turns;
 
+pub use network::Publish;
 pub use probe::{Config, ProbeError};
 
 use arguments::Starter;
 use cgroups::Cgroups;
 use folders::Folders;
 use image::Archives;
+use network::Networks;
 use ports::clock::Clock;
 use ports::engine::EngineInfo;
 use std::path::PathBuf;
@@ -40,6 +43,7 @@ pub struct Namespaces {
     starter: Starter,
     cgroups: Cgroups,
     archives: Arc<Archives>,
+    networks: Networks,
     info: EngineInfo,
     clock: Arc<dyn Clock>,
     turns: Turns,

@@ -1,11 +1,13 @@
 //! Finds out at start what this machine allows.
 
 use crate::arguments::{Starter, probe_arguments};
-use crate::cgroups::Cgroups;
+use crate::cgroups::{Cgroups, Group};
 use crate::engine::LOOK_PAUSE;
 use crate::engine::end::{END_TIMEOUT, end_step};
 use crate::folders::Folders;
 use crate::image::Archives;
+use crate::network::{self, Networks, Publish};
+use crate::process::Process;
 use crate::record::Record;
 use crate::{Namespaces, etc};
 use ports::clock::Clock;
@@ -34,6 +36,8 @@ pub struct Config {
     pub wrapper: PathBuf,
     /// The static program that becomes process 1 (`supervisor_image::SUPERVISOR`).
     pub supervisor: &'static [u8],
+    /// Where ports are published.
+    pub publish: Publish,
 }
 
 /// Why this machine cannot run sandboxes, with what an operator can do.
@@ -77,7 +81,7 @@ impl Namespaces {
     /// # Errors
     /// [`ProbeError`] if no sandbox can run here.
     pub fn probe(config: Config, clock: Arc<dyn Clock>) -> Result<Self, ProbeError> {
-        let Config { fleet, state, data, wrapper, supervisor } = config;
+        let Config { fleet, state, data, wrapper, supervisor, publish } = config;
         if fleet.is_empty() || !fleet.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
             return Err(ProbeError::Config("the name of the fleet may hold only letters, digits and '-'"));
         }
@@ -89,9 +93,14 @@ impl Namespaces {
         let in_folders = |error| ProbeError::Folder { state: state.clone(), data: data.clone(), error };
         let folders = Folders::open(&state, &data).map_err(in_folders)?;
         let cgroups = Cgroups::of_this_process();
-        let unsupported = lacking(starter).into_iter().chain(cgroups.unsupported()).collect();
+        let unsupported = lacking(starter)
+            .into_iter()
+            .chain(network::unsupported(starter, publish.address, &state))
+            .chain(cgroups.unsupported())
+            .collect();
         let info = EngineInfo { name: "namespaces", isolation: Isolation::Process, unsupported };
         let archives = Arc::new(Archives::new(folders.images()));
+        let networks = Networks::new(publish, network::internal_name(&fleet, &state));
         let this = Self {
             fleet,
             folders,
@@ -99,6 +108,7 @@ impl Namespaces {
             starter,
             cgroups,
             archives,
+            networks,
             info,
             clock,
             turns: Default::default(),
@@ -118,21 +128,26 @@ impl Namespaces {
         etc::folder(&self.folders.etc(), ContainerSpec::USER_DEFAULT).map(drop)
     }
 
-    /// Removes what was left without a record.
+    /// Removes what was left without a record, and reserves what the others have.
     fn clear(&self) -> io::Result<()> {
         for incarnation in self.folders.all_incarnations()? {
             let own = self.folders.of(&incarnation);
-            if Record::read(own.path()).is_ok_and(|record| record.labels().is_some()) {
+            if let Some(record) = Record::read(own.path()).ok().filter(|record| record.labels().is_some()) {
+                self.networks.adopt(&incarnation, &record.network);
                 continue;
             }
-            let group = self.cgroups.group(&self.group_name(&incarnation));
-            let deadline = Instant::now() + END_TIMEOUT;
-            while !end_step(&[], &group)? && Instant::now() < deadline {
-                std::thread::sleep(LOOK_PAUSE);
+            let groups = [self.group_name(&incarnation), self.network_group_name(&incarnation)]
+                .map(|name| (Vec::new(), self.cgroups.group(&name)));
+            let started = Process::started_with(own.path()).into_iter().map(|one| (vec![one], Group::None));
+            for (processes, group) in groups.into_iter().chain(started) {
+                let deadline = Instant::now() + END_TIMEOUT;
+                while !end_step(&processes, &group)? && Instant::now() < deadline {
+                    std::thread::sleep(LOOK_PAUSE);
+                }
             }
             own.delete()?;
         }
-        Ok(())
+        self.networks.delete_unused()
     }
 }
 
@@ -156,13 +171,7 @@ fn try_wrapper(wrapper: &Path, starter: Starter) -> Result<(), ProbeError> {
 
 /// What no machine supports, or none without root.
 fn lacking(starter: Starter) -> Vec<Unsupported> {
-    let network = "sandboxes have no network but their own loopback interface; use another engine";
-    let mut lacking = vec![
-        (Feature::InternalNetwork, network),
-        (Feature::OpenNetwork, network),
-        (Feature::PublishedPorts, network),
-        (Feature::DiskLimit, "folders on disk have no quota; use a workspace in memory"),
-    ];
+    let mut lacking = vec![(Feature::DiskLimit, "folders on disk have no quota; use a workspace in memory")];
     if starter == Starter::User {
         let reason = "only root can do it; the adapter runs as another user";
         lacking.push((Feature::WritableRoot, reason));
@@ -178,6 +187,7 @@ fn lacking(starter: Starter) -> Vec<Unsupported> {
 mod tests {
     use super::*;
     use ports::clock::SystemClock;
+    use std::net::Ipv4Addr;
 
     fn config(state: &Path) -> Config {
         Config {
@@ -186,6 +196,7 @@ mod tests {
             data: state.join("data"),
             wrapper: "/bin/true".into(),
             supervisor: b"#!/bin/true",
+            publish: Publish { address: Ipv4Addr::LOCALHOST, ports: 30_000..=30_009 },
         }
     }
 
@@ -222,7 +233,7 @@ mod tests {
     fn what_the_machine_lacks_is_reported() {
         let lacking =
             |starter| lacking(starter).into_iter().map(|lacking| lacking.feature).collect::<Vec<_>>();
-        assert!(lacking(Starter::Root).contains(&Feature::OpenNetwork));
+        assert_eq!(lacking(Starter::Root), [Feature::DiskLimit]);
         assert!(!lacking(Starter::Root).contains(&Feature::OtherUsers));
         assert!(lacking(Starter::User).contains(&Feature::OtherUsers));
     }

@@ -3,6 +3,7 @@
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 use std::io;
+use std::path::Path;
 
 /// The field of `/proc/<pid>/stat` with the start time, counted from the one after the name.
 const START_TIME_FIELD: usize = 19;
@@ -26,6 +27,22 @@ impl Process {
         Self::look(pid).map(|(process, _)| process)
     }
 
+    /// The processes that were started with a path below this folder as an argument, whether they were noted or not. Looks at
+    /// every process of the machine.
+    pub(crate) fn started_with(folder: &Path) -> Vec<Self> {
+        let folder = folder.as_os_str().as_encoded_bytes();
+        let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+        let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+        // The process comes first: if its id is given to another one meanwhile, that has started later.
+        let found = pids.filter_map(|pid| Some((Self::of(pid).ok()?, pid)));
+        let named = found.filter(|(_, pid)| {
+            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let mut arguments = line.split(|byte| *byte == 0);
+            arguments.any(|argument| argument.strip_prefix(folder).is_some_and(|rest| rest.starts_with(b"/")))
+        });
+        named.map(|(process, _)| process).collect()
+    }
+
     /// The process that has this id now, and its state.
     fn look(pid: i32) -> io::Result<(Self, char)> {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
@@ -33,6 +50,11 @@ impl Process {
             Some((state, started)) if !is_dead(state) => Ok((Self { pid, started }, state)),
             _ => Err(io::ErrorKind::NotFound.into()),
         }
+    }
+
+    /// Its id, which may belong to another process when it has ended.
+    pub(crate) fn pid(self) -> i32 {
+        self.pid
     }
 
     /// Whether it runs (or is frozen).
@@ -140,5 +162,22 @@ mod tests {
         child.wait().unwrap();
         assert!(!process.is_alive());
         process.kill().unwrap();
+    }
+
+    #[test]
+    fn processes_are_found_by_their_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(Process::started_with(folder.path()), []);
+        let mut child = std::process::Command::new("sh")
+            .args(["-c", "read line", "sh"])
+            .arg(folder.path().join("file"))
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let process = Process::of(i32::try_from(child.id()).unwrap()).unwrap();
+        assert_eq!(Process::started_with(folder.path()), [process]);
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        assert_eq!(Process::started_with(folder.path()), []);
     }
 }

@@ -1,6 +1,7 @@
 //! The durable record of a sandbox: a small file in its folder, replaced as a whole, so that a new process finds every sandbox.
 
 use crate::cgroups::Group;
+use crate::network::Attachment;
 use crate::process::Process;
 use domain::{SandboxId, UnixSeconds};
 use ports::engine::Incarnation;
@@ -58,6 +59,8 @@ pub(crate) struct Record {
     pub(crate) group: Group,
     /// The wrapper outside, and process 1 inside.
     pub(crate) processes: Vec<Process>,
+    #[serde(default)]
+    pub(crate) network: Attachment,
 }
 
 /// The present start of the machine.
@@ -91,6 +94,18 @@ impl Record {
     /// Its processes; those of an earlier start of the machine are gone.
     pub(crate) fn processes(&self) -> &[Process] {
         if self.boot == boot() { &self.processes } else { &[] }
+    }
+
+    /// What carries its connections, with its control groups.
+    pub(crate) fn network_parts(&self) -> (&[Process], &Group) {
+        let (processes, group) = self.network.parts();
+        (if self.boot == boot() { processes } else { &[] }, group)
+    }
+
+    /// Whether a process of it may run that is not noted, nor in a control group: the adapter may have been killed just before.
+    pub(crate) fn may_be_incomplete(&self) -> bool {
+        let is_creating = self.phase == Phase::Creating;
+        self.group == Group::None && (is_creating || self.network.may_be_incomplete())
     }
 
     /// Whether process 1 runs.

@@ -187,6 +187,11 @@ pub trait Engine: Send + Sync + fmt::Debug {
     /// progress ends as [`EngineError::Gone`].
     async fn remove(&self, incarnation: &Incarnation) -> Result<(), EngineError>;
 
+    /// Attaches a container to the network of its template; until then it reaches nothing but itself, whatever its template
+    /// says. It stays attached when it stops and starts; one that does not run is attached by its next start. Published ports
+    /// do not wait for it.
+    async fn attach_network(&self, incarnation: &Incarnation) -> Result<(), EngineError>;
+
     /// Starts a stopped or exited container with its old workspace and returns when its supervisor accepts connections. A
     /// running one stays as it is.
     async fn start(&self, incarnation: &Incarnation) -> Result<(), EngineError>;
@@ -239,6 +244,22 @@ impl EngineInfo {
     pub fn why_not(&self, feature: Feature) -> Option<&str> {
         let found = self.unsupported.iter().find(|unsupported| unsupported.feature == feature);
         found.map(|unsupported| unsupported.reason.as_str())
+    }
+
+    /// Checks whether this machine has what a container depends on.
+    ///
+    /// # Errors
+    /// [`EngineError::Refused`] with the first feature that it lacks.
+    pub fn check(&self, spec: &ContainerSpec) -> Result<(), EngineError> {
+        let needed = [
+            (spec.network == Network::Internal, Feature::InternalNetwork),
+            (spec.network == Network::Open, Feature::OpenNetwork),
+            (!spec.ports.is_empty(), Feature::PublishedPorts),
+            (!spec.read_only_root, Feature::WritableRoot),
+        ];
+        let mut needed = needed.into_iter().filter(|(is_needed, _)| *is_needed);
+        let lacking = needed.find_map(|(_, feature)| Some((feature, self.why_not(feature)?)));
+        lacking.map_or(Ok(()), |(feature, reason)| Err(EngineError::refused(format!("{feature}: {reason}"))))
     }
 }
 

@@ -29,6 +29,7 @@ mod execute;
 mod inventory;
 mod lifecycle;
 mod metrics;
+mod network;
 mod node_requests;
 mod pools;
 mod provision;

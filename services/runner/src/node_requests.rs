@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use contract::nodes::{LeaseReply, LeaseRequest, NodeLease, RemoveContainersReply, RemoveContainersRequest};
 use contract::{Fault, FaultCode, NodeVerb};
 use ports::bus::{Answer, Dropped, Handler, Request};
-use ports::engine::Incarnation;
+use ports::engine::{EngineError, Incarnation};
 use runtime::requests::{decode, parse_incarnation, parse_sandbox, plain};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -62,7 +62,8 @@ impl Node {
         Ok(RemoveContainersReply { removed })
     }
 
-    /// Stores a lease. It answers when the lease is on the disk, because its holder learns of it then.
+    /// Stores a lease. It answers when the lease is on the disk and the container in its network, because its holder learns of
+    /// it then.
     async fn store_lease(&self, request: &Request<NodeVerb>) -> Result<LeaseReply, Fault> {
         let LeaseRequest { sandbox_id, incarnation, lease } = decode(&request.body)?;
         let (sandbox, incarnation) = (parse_sandbox(&sandbox_id)?, parse_incarnation(&incarnation)?);
@@ -71,6 +72,15 @@ impl Node {
             tracing::error!(error = %error, "the state of the runner cannot be written");
             unavailable("the node cannot store the lease; repeat the request")
         })?;
+        match self.attach_network(&incarnation).await {
+            Ok(()) => {}
+            Err(EngineError::Gone) => return Err(no_container()),
+            Err(_) => {
+                return Err(unavailable(
+                    "the container cannot be attached to its network now; repeat the request",
+                ));
+            }
+        }
         // The environment of a claim goes one way only.
         Ok(LeaseReply { lease: NodeLease { env: BTreeMap::new(), ..kept } })
     }

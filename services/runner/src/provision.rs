@@ -153,9 +153,17 @@ impl Node {
             Some(adopted) => adopted,
             None => self.create(wanted).await?,
         };
-        // The main command begins with the environment of the claim that waits for it.
+        // The main command begins with the environment and the network of the claim that waits for it.
         let env = self.containers.entry(&creating.incarnation()).map(|entry| entry.env_of_commands());
-        match self.make_ready(&container, &wanted.template, &env.unwrap_or_default()).await {
+        let attached = match wanted.lease {
+            Some(_) => self.attach_network(&creating.incarnation()).await,
+            None => Ok(()),
+        };
+        let ready = match attached {
+            Ok(()) => self.make_ready(&container, &wanted.template, &env.unwrap_or_default()).await,
+            Err(error) => Err(format!("it cannot be attached to its network: {error}")),
+        };
+        match ready {
             Ok(()) => Ok((container, creating)),
             Err(reason) => {
                 self.discard(&creating.incarnation(), Removal::Failed).await;
@@ -278,8 +286,13 @@ impl Node {
         };
         match fate {
             Fate::Keep => {
+                let is_leased = lease.is_some();
                 self.containers.note_answer(&incarnation, seen.as_ref(), lease);
                 self.containers.persist_or_log().await;
+                if is_leased && wanted.lease.is_none() {
+                    // A failure is logged; the reconciliation repeats it.
+                    let _ = self.attach_network(&incarnation).await;
+                }
                 tracing::info!(
                     sandbox.id = id.as_str(),
                     container.incarnation = %incarnation,

@@ -24,6 +24,8 @@ const CHECK_PAUSE: Duration = Duration::from_millis(200);
 const MAIN_START_TIME: Duration = Duration::from_millis(10);
 /// Time-out of one check over the network. The address is on this machine.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
+/// Time in which a connection ends that nothing in the container accepts: long beside the milliseconds that it takes.
+const REFUSAL_TIME: Duration = Duration::from_millis(100);
 /// Most bytes of the head of an HTTP reply, and of its headers: as usual servers send them.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 /// Most headers of an HTTP reply.
@@ -176,9 +178,14 @@ fn endpoint(container: &Container, port: u16) -> Result<SocketAddr, NotReady> {
     found.map(|endpoint| endpoint.address).ok_or_else(|| format!("its port {port} is not published"))
 }
 
-/// Whether something accepts connections there.
+/// Whether something accepts connections there. What publishes a port accepts every connection, and ends it at once if nothing
+/// in the container does.
 async fn accepts(clock: &dyn Clock, address: SocketAddr) -> bool {
-    within(clock, CHECK_TIMEOUT, TcpStream::connect(address)).await.is_some_and(|connected| connected.is_ok())
+    let Some(Ok(mut stream)) = within(clock, CHECK_TIMEOUT, TcpStream::connect(address)).await else {
+        return false;
+    };
+    let said = within(clock, REFUSAL_TIME, stream.read(&mut [0])).await;
+    said.is_none_or(|said| said.is_ok_and(|bytes| bytes > 0))
 }
 
 /// Whether an HTTP server answers `path` with 2xx.

@@ -149,11 +149,17 @@ impl Node {
         }
         let plan = plan(&asked, self.clock.now_ms());
         let (unknown, is_withheld, asked_count) = (plan.unknown, plan.is_withheld, asked.len());
+        let mut leased = Vec::new();
         for Asked { incarnation, seen, holding } in asked {
             if holding.fate == Fate::Keep {
+                leased.extend(holding.lease.is_some().then_some(incarnation));
                 self.containers.note_answer(&incarnation, seen.as_ref(), holding.lease);
             }
         }
+        // The last runner may have ended before it did that. A failure is logged, and the next reconciliation is soon.
+        let attachments = futures_util::stream::iter(leased)
+            .map(|incarnation| async move { self.attach_network(&incarnation).await.is_ok() });
+        attachments.buffer_unordered(ENDED_AT_ONCE_MAX).collect::<Vec<bool>>().await;
         let removals = futures_util::stream::iter(plan.remove)
             .map(|(incarnation, reason)| async move { self.remove(&incarnation, reason).await.is_ok() });
         let results: Vec<bool> = removals.buffer_unordered(ENDED_AT_ONCE_MAX).collect().await;

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use ports::clock::{Clock, SystemClock};
 use ports::engine::{
     Connection, Container, ContainerSpec, ContainerState, Endpoint, Engine, EngineError, EngineInfo,
-    Incarnation, Isolation, Usage,
+    Incarnation, Isolation, Network, Usage,
 };
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;
@@ -36,6 +36,8 @@ pub enum Operation {
     List,
     /// `remove`.
     Remove,
+    /// `attach_network`.
+    AttachNetwork,
     /// `start`.
     Start,
     /// `stop`.
@@ -91,6 +93,7 @@ struct Kept {
     container: Container,
     spec: ContainerSpec,
     supervisor: Arc<Supervisor>,
+    is_attached: bool,
     /// The process that creates it.
     creator: usize,
 }
@@ -183,6 +186,12 @@ impl FakeEngine {
         self.inside.lock().containers.get(incarnation).map(|kept| kept.spec.clone())
     }
 
+    /// Whether a container is in the network of its template.
+    #[must_use]
+    pub fn is_attached(&self, incarnation: &Incarnation) -> bool {
+        self.inside.lock().containers.get(incarnation).is_some_and(|kept| kept.is_attached)
+    }
+
     /// Every call so far.
     #[must_use]
     pub fn calls(&self) -> Vec<(Operation, Option<Incarnation>)> {
@@ -234,6 +243,7 @@ impl FakeEngine {
     fn begin(&self, spec: &ContainerSpec) -> Result<Option<Container>, EngineError> {
         spec.check()?;
         let mut inside = self.inside.lock();
+        inside.info.check(spec)?;
         if let Some(kept) = inside.containers.get(&spec.incarnation) {
             return Ok(Some(kept.container.clone()));
         }
@@ -255,8 +265,9 @@ impl FakeEngine {
             created_at: self.clock.now(),
         };
         let supervisor = Supervisor::new(Arc::clone(&inside.jobs));
-        let kept = Kept { container, spec: spec.clone(), supervisor, creator: self.process };
-        inside.containers.insert(spec.incarnation, kept);
+        let (spec, creator) = (spec.clone(), self.process);
+        let kept = Kept { container, spec, supervisor, is_attached: false, creator };
+        inside.containers.insert(kept.spec.incarnation, kept);
         Ok(None)
     }
 }
@@ -299,6 +310,19 @@ impl Engine for FakeEngine {
             Ok(())
         };
         self.call(Operation::Remove, Some(incarnation), remove).await
+    }
+
+    async fn attach_network(&self, incarnation: &Incarnation) -> Result<(), EngineError> {
+        let attach = |kept: &mut Kept| match kept.container.state {
+            _ if kept.spec.network == Network::None || kept.is_attached => Ok(()),
+            ContainerState::Running | ContainerState::Stopped | ContainerState::Exited => {
+                kept.is_attached = true;
+                Ok(())
+            }
+            ContainerState::Paused => Err(EngineError::unavailable("it is paused")),
+            _ => Err(kept.not_running()),
+        };
+        self.change(Operation::AttachNetwork, incarnation, attach).await
     }
 
     async fn start(&self, incarnation: &Incarnation) -> Result<(), EngineError> {

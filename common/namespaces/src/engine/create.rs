@@ -7,9 +7,10 @@ use crate::etc;
 use crate::folders::Own;
 use crate::image;
 use crate::launch::{Wrapper, of_io};
+use crate::network::Attachment;
 use crate::record::{Phase, Plan, Record, boot};
 use ports::engine::{
-    Container, ContainerSpec, ContainerState, EngineError, Feature, Image, Incarnation, Network, Workspace,
+    Container, ContainerSpec, ContainerState, EngineError, Image, Incarnation, Network, Workspace,
 };
 use rustix::process::{Resource, getrlimit};
 use std::path::{Path, PathBuf};
@@ -46,8 +47,11 @@ impl Namespaces {
             plan: self.plan(spec),
             group: self.cgroups.group(&self.group_name(&spec.incarnation)),
             processes: Vec::new(),
+            network: self.network(spec),
         };
-        let result = match self.prepare(spec, &own, image.as_deref(), &mut record) {
+        let reserved = self.networks.reserve(&spec.incarnation, &spec.ports, &mut record.network);
+        let prepared = reserved.and_then(|()| self.prepare(spec, &own, image.as_deref(), &mut record));
+        let result = match prepared {
             Ok(()) => self.launch(&own, &mut record).await,
             Err(error) => Err(error),
         };
@@ -55,7 +59,9 @@ impl Namespaces {
             Ok(()) => self.existing(&record),
             Err(error) => {
                 // Whatever cannot be removed now stays in the list as failed.
-                let _ = self.delete(&own, record.processes(), &record.group).await;
+                if self.end_all(&own, &record).await.is_ok() {
+                    let _ = self.delete(&own, &spec.incarnation).await;
+                }
                 Err(error)
             }
         }
@@ -70,17 +76,7 @@ impl Namespaces {
 
     /// Checks what depends on this machine.
     fn check(&self, spec: &ContainerSpec) -> Result<(), EngineError> {
-        let needed = [
-            (spec.network == Network::Internal, Feature::InternalNetwork),
-            (spec.network == Network::Open, Feature::OpenNetwork),
-            (!spec.ports.is_empty(), Feature::PublishedPorts),
-            (!spec.read_only_root, Feature::WritableRoot),
-        ];
-        for (is_needed, feature) in needed {
-            if let Some(reason) = self.info.why_not(feature).filter(|_| is_needed) {
-                return Err(EngineError::refused(format!("{feature}: {reason}")));
-            }
-        }
+        self.info.check(spec)?;
         let files_max = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
         match &spec.image {
             Image::Reference(_) => {
@@ -126,6 +122,11 @@ impl Namespaces {
         }
     }
 
+    fn network(&self, spec: &ContainerSpec) -> Attachment {
+        let group = self.network_group_name(&spec.incarnation);
+        Attachment::new(spec.network, self.cgroups.group(&group))
+    }
+
     /// Makes the files of a sandbox, its record first.
     fn prepare(
         &self,
@@ -140,7 +141,7 @@ impl Namespaces {
         let workspace =
             has_folder(spec.workspace, self.starter).then(|| own.make_workspace(bytes, owner).map_err(of_io));
         let workspace = workspace.transpose()?;
-        let root = match image {
+        let mut root = match image {
             Some(image) if spec.read_only_root => image::folder(image)?,
             Some(image) => {
                 own.make_root(image, spec.limits.disk_bytes).map_err(of_io)?;
@@ -150,6 +151,10 @@ impl Namespaces {
                 image::host(&etc::folder(&self.folders.etc(), spec.user).map_err(of_io)?).map_err(of_io)?
             }
         };
+        if let Some(image) = image.filter(|_| spec.network == Network::Open) {
+            let etc = etc::folder(&self.folders.etc(), spec.user).map_err(of_io)?;
+            root.extend(image::resolver(image, etc.join(etc::RESOLVER_FILE)));
+        }
         let view = View {
             root: &root,
             is_root_writable: !spec.read_only_root,
@@ -169,6 +174,8 @@ impl Namespaces {
             record.write(own.path())
         };
         wrapper.start(own, &plan, &group, noted).await?;
+        let network = record.network.clone();
+        self.connect_network(own, record, network).await?;
         record.phase = Phase::Running;
         record.write(own.path()).map_err(of_io)
     }
@@ -183,15 +190,17 @@ impl Namespaces {
                 Err(EngineError::refused("its workspace was in memory and ended with its processes"))
             }
             ContainerState::Stopped | ContainerState::Exited => {
-                self.end(record.processes(), &record.group).await?;
+                let own = self.folders.of(incarnation);
+                self.end_all(&own, &record).await?;
                 record.phase = Phase::Stopped;
                 record.boot = boot();
                 // A former process may have had other groups.
                 record.group = self.cgroups.group(&self.group_name(incarnation));
-                let result = self.launch(&self.folders.of(incarnation), &mut record).await;
+                record.network.forget_process(self.cgroups.group(&self.network_group_name(incarnation)));
+                let result = self.launch(&own, &mut record).await;
                 if result.is_err() {
                     // Otherwise the next start or the removal ends them.
-                    let _ = self.end(record.processes(), &record.group).await;
+                    let _ = self.end_all(&own, &record).await;
                 }
                 result
             }

@@ -5,7 +5,7 @@ use crate::Namespaces;
 use crate::cgroups::Group;
 use crate::folders::Own;
 use crate::process::Process;
-use crate::record::Phase;
+use crate::record::{Phase, Record};
 use ports::engine::{ContainerState, EngineError, Incarnation};
 use std::io;
 use std::time::Duration;
@@ -21,9 +21,10 @@ impl Namespaces {
         match state(&record) {
             ContainerState::Stopped => Ok(()),
             ContainerState::Running | ContainerState::Paused | ContainerState::Exited => {
-                self.end(record.processes(), &record.group).await?;
+                self.end_all(&self.folders.of(incarnation), &record).await?;
                 record.phase = Phase::Stopped;
                 record.processes.clear();
+                record.network.forget_process(self.cgroups.group(&self.network_group_name(incarnation)));
                 record.write(self.folders.of(incarnation).path()).map_err(EngineError::unavailable)
             }
             state => Err(not_running(&state)),
@@ -36,24 +37,44 @@ impl Namespaces {
         let _turn = call.turn().await;
         let own = self.folders.of(incarnation);
         match self.record(incarnation) {
-            Err(EngineError::Gone) => Ok(()),
-            Ok(record) => self.delete(&own, record.processes(), &record.group).await,
+            Err(EngineError::Gone) => return Ok(()),
+            Ok(record) => self.end_all(&own, &record).await?,
             // Its record is damaged. Whatever runs is in its groups.
-            Err(_) => self.delete(&own, &[], &self.cgroups.group(&self.group_name(incarnation))).await,
+            Err(_) => {
+                for name in [self.group_name(incarnation), self.network_group_name(incarnation)] {
+                    self.end(&[], &self.cgroups.group(&name)).await?;
+                }
+                self.end_started_with(&own).await?;
+            }
         }
+        self.delete(&own, incarnation).await
     }
 
-    /// Ends and deletes a sandbox.
-    pub(super) async fn delete(
-        &self,
-        own: &Own,
-        processes: &[Process],
-        group: &Group,
-    ) -> Result<(), EngineError> {
-        self.end(processes, group).await?;
+    /// Deletes a sandbox that has ended.
+    pub(super) async fn delete(&self, own: &Own, incarnation: &Incarnation) -> Result<(), EngineError> {
         let own = own.clone();
         let deleted = tokio::task::spawn_blocking(move || own.delete()).await;
-        deleted.map_err(EngineError::unavailable)?.map_err(EngineError::unavailable)
+        deleted.map_err(EngineError::unavailable)?.map_err(EngineError::unavailable)?;
+        self.networks.release(incarnation).await
+    }
+
+    /// Ends every process of a sandbox and what carries its connections, and removes their control groups.
+    pub(super) async fn end_all(&self, own: &Own, record: &Record) -> Result<(), EngineError> {
+        self.end(record.processes(), &record.group).await?;
+        let (processes, group) = record.network_parts();
+        self.end(processes, group).await?;
+        if record.may_be_incomplete() {
+            self.end_started_with(own).await?;
+        }
+        Ok(())
+    }
+
+    /// Ends what was started for a sandbox, whoever knows of it.
+    async fn end_started_with(&self, own: &Own) -> Result<(), EngineError> {
+        for process in Process::started_with(own.path()) {
+            self.end(&[process], &Group::None).await?;
+        }
+        Ok(())
     }
 
     /// Ends every process of a sandbox and removes its control groups. The end of process 1 ends all others inside, so this

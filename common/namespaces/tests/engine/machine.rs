@@ -2,12 +2,13 @@
 
 use async_trait::async_trait;
 use domain::SandboxId;
-use namespaces::{Config, Namespaces};
+use namespaces::{Config, Namespaces, Publish};
 use ports::clock::SystemClock;
 use ports::engine::{ContainerSpec, Engine, Image, Incarnation, Limits, Workspace};
 use rustix::process::{Pid, Signal, kill_process};
 use std::collections::HashMap;
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use supervisor::{Job, Outcome};
@@ -34,6 +35,11 @@ impl Machine {
     /// On a folder that may have been used before.
     pub(crate) fn at(folder: tempfile::TempDir) -> Self {
         let config = config(folder.path());
+        Self::with(folder, config)
+    }
+
+    /// With other settings.
+    pub(crate) fn with(folder: tempfile::TempDir, config: Config) -> Self {
         let engine = open(&config);
         Self { folder, config, engine, users: Mutex::default() }
     }
@@ -75,12 +81,26 @@ impl Machine {
         Ok(stdout.trim_end().to_owned())
     }
 
+    /// The network interfaces of a sandbox.
+    pub(crate) async fn interfaces(&self, incarnation: &Incarnation) -> Result<String, Failure> {
+        self.text(incarnation, "sed -n 's/^ *\\([^:]*\\):.*/\\1/p' /proc/net/dev").await
+    }
+
     /// Process 1 of a sandbox, as the machine sees it.
     pub(crate) fn pid(&self, incarnation: &Incarnation) -> i32 {
+        let record = self.record(incarnation);
+        record["processes"].as_array().unwrap().last().unwrap()["pid"].as_i64().unwrap().try_into().unwrap()
+    }
+
+    /// Kills what carries the connections of a sandbox.
+    pub(crate) fn kill_pasta(&self, incarnation: &Incarnation) {
+        let pid = self.record(incarnation)["network"]["pasta"]["pid"].as_i64().unwrap();
+        kill_process(Pid::from_raw(pid.try_into().unwrap()).unwrap(), Signal::KILL).unwrap();
+    }
+
+    fn record(&self, incarnation: &Incarnation) -> serde_json::Value {
         let path = self.config.state.join("run").join(incarnation.to_string()).join("record.json");
-        let record: serde_json::Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
-        let pid = record["processes"].as_array().unwrap().last().unwrap()["pid"].as_i64().unwrap();
-        pid.try_into().unwrap()
+        serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
     }
 
     /// Control groups of its sandboxes.
@@ -100,6 +120,13 @@ impl Machine {
         found
     }
 
+    /// Network namespaces of its fleet, which have the interfaces of its sandboxes.
+    fn networks(&self) -> Vec<String> {
+        let names = fs::read_dir("/run/netns").into_iter().flatten().flatten();
+        let names = names.map(|entry| entry.file_name().to_string_lossy().into_owned());
+        names.filter(|name| name.starts_with(&self.config.fleet)).collect()
+    }
+
     /// Processes in its groups or with its folder in their arguments, and dead ones of this process.
     fn processes(&self) -> Vec<String> {
         let own = std::process::id().to_string();
@@ -114,7 +141,11 @@ impl Machine {
         };
         let names = fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.file_name());
         let pids = names.filter_map(|name| name.to_str()?.parse::<u32>().ok()).map(|pid| pid.to_string());
-        pids.filter(is_left).map(|pid| format!("process {pid}")).collect()
+        let line = |pid: &String| fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let line = |pid: String| {
+            format!("process {pid}: {}", String::from_utf8_lossy(&line(&pid)).replace('\0', " "))
+        };
+        pids.filter(is_left).map(line).collect()
     }
 }
 
@@ -127,6 +158,7 @@ pub(crate) fn config(folder: &Path) -> Config {
         data: folder.join("data"),
         wrapper: "bwrap".into(),
         supervisor: supervisor_image::SUPERVISOR,
+        publish: Publish { address: Ipv4Addr::LOCALHOST, ports: 30_000..=32_767 },
     }
 }
 
@@ -173,6 +205,7 @@ impl Subject for Machine {
         self.processes()
             .into_iter()
             .chain(mounts)
+            .chain(self.networks())
             .chain(files.chain(groups).map(|path| path.display().to_string()))
             .collect()
     }

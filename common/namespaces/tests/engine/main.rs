@@ -6,6 +6,7 @@ mod images;
 mod isolation;
 mod limits;
 mod machine;
+mod networks;
 mod restarts;
 mod users;
 

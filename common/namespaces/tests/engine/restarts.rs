@@ -2,7 +2,9 @@
 
 use crate::machine::Machine;
 use domain::SandboxId;
-use ports::engine::{ContainerSpec, ContainerState, Engine as _, EngineError, Image, Workspace};
+use ports::engine::{
+    ContainerSpec, ContainerState, Engine as _, EngineError, Image, Network, PublishedPort, Workspace,
+};
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -123,7 +125,7 @@ const KILLED_IN: &str = "TEST_KILLED_IN";
 /// Moments at which the adapter is killed, from the beginning of a creation to the end of a removal.
 const DEATHS: u32 = 16;
 /// Time between two such moments.
-const STEP: Duration = Duration::from_millis(3);
+const STEP: Duration = Duration::from_millis(6);
 
 #[tokio::test]
 async fn sandboxes_come_and_go() -> Result<(), Failure> {
@@ -133,12 +135,18 @@ async fn sandboxes_come_and_go() -> Result<(), Failure> {
         return Ok(machine.engine().remove(&id).await?);
     };
     let engine = crate::machine::open(&crate::machine::config(Path::new(&folder)));
-    loop {
-        let spec = ContainerSpec::new(SandboxId::parse("s-1")?, fresh(), Image::Host);
+    for network in [Network::Open, Network::Internal].into_iter().cycle() {
+        let mut spec = ContainerSpec::new(SandboxId::parse("s-1")?, fresh(), Image::Host);
+        (spec.network, spec.ports) = (network, vec![PublishedPort { inside: 80, outside: None }]);
+        if engine.info().check(&spec).is_err() {
+            (spec.network, spec.ports) = (Network::None, Vec::new());
+        }
         engine.create(&spec).await?;
+        engine.attach_network(&spec.incarnation).await?;
         fs::write(Path::new(&folder).join("created"), "")?;
         engine.remove(&spec.incarnation).await?;
     }
+    Ok(())
 }
 
 /// Starts that test in a process of its own, and kills it as soon as this is true.

@@ -83,7 +83,7 @@ pub struct ContainerSpec {
     pub limits: Limits,
     /// The user of commands, and its group.
     pub user: u32,
-    /// What it may reach.
+    /// What it may reach once it is attached ([`super::Engine::attach_network`]).
     pub network: Network,
     /// The ports that are reachable from outside.
     pub ports: Vec<PublishedPort>,

@@ -3,11 +3,13 @@
 use super::Fleet;
 use anyhow::Context as _;
 use domain::NodeId;
-use namespaces::{Namespaces, ProbeError};
+use namespaces::{Namespaces, ProbeError, Publish};
 use ports::clock::Clock;
 use ports::engine::{Engine, Unsupported};
 use runtime::settings::Settings;
 use runtime::shutdown::Lifecycle;
+use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -20,6 +22,8 @@ pub struct NodeConfig {
     pub state: PathBuf,
     /// The program of `bubblewrap`.
     pub wrapper: PathBuf,
+    /// Where ports are published.
+    pub publish: Publish,
 }
 
 /// Why a node cannot start.
@@ -49,7 +53,8 @@ impl NodeConfig {
             "bwrap",
             "program of bubblewrap, which starts containers (Debian package `bubblewrap`)",
         );
-        Self { runner, state: state.into(), wrapper: wrapper.into() }
+        let publish = read_publish(settings);
+        Self { runner, state: state.into(), wrapper: wrapper.into(), publish }
     }
 
     /// Finds out what this machine allows, and makes the engine of the node.
@@ -62,6 +67,7 @@ impl NodeConfig {
             state: self.state.clone(),
             data: self.runner.data.join("engine"),
             wrapper: self.wrapper.clone(),
+            publish: self.publish.clone(),
             supervisor: supervisor_image::SUPERVISOR,
         };
         let probed = tokio::task::spawn_blocking(move || Namespaces::probe(engine, clock)).await;
@@ -80,8 +86,37 @@ impl NodeConfig {
             runner: self.runner.part(node.clone(), count),
             state: self.state.join(name),
             wrapper: self.wrapper.clone(),
+            publish: self.publish.clone(),
         }
     }
+}
+
+/// Reads where the ports of containers are published.
+fn read_publish(settings: &mut Settings<'_>) -> Publish {
+    let address = settings.parsed(
+        "RUNNER_PUBLISH_ADDRESS",
+        "127.0.0.1",
+        "IPv4 address of the node on which ports of containers are published; with the default they are reached from the node only",
+        parse_publish_address,
+    );
+    let ports = settings.parsed(
+        "RUNNER_PUBLISH_PORTS",
+        "30000-32767",
+        "ports of the node that may be published, as FIRST-LAST; they should not be among those of outgoing connections (sysctl net.ipv4.ip_local_port_range)",
+        parse_publish_ports,
+    );
+    Publish { address: address.unwrap_or(Ipv4Addr::LOCALHOST), ports: ports.unwrap_or(1..=1) }
+}
+
+fn parse_publish_address(text: &str) -> Result<Ipv4Addr, String> {
+    let address = text.parse::<Ipv4Addr>().ok().filter(|address| !address.is_unspecified());
+    address.ok_or_else(|| "must be one IPv4 address of this node, for example 127.0.0.1".to_owned())
+}
+
+fn parse_publish_ports(text: &str) -> Result<RangeInclusive<u16>, String> {
+    let range = text.split_once('-').and_then(|(first, last)| Some(first.parse().ok()?..=last.parse().ok()?));
+    let is_good = |range: &RangeInclusive<u16>| !range.is_empty() && *range.start() > 0;
+    range.filter(is_good).ok_or_else(|| "must be FIRST-LAST, for example 30000-32767".to_owned())
 }
 
 // === impl Fleet ===
@@ -131,6 +166,23 @@ impl Fleet {
                     tracing::warn!(%error, "a container was not removed");
                 }
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_address_and_a_range_of_ports_are_read() {
+        assert_eq!(parse_publish_address("192.0.2.1"), Ok(Ipv4Addr::new(192, 0, 2, 1)));
+        for wrong in ["", "0.0.0.0", "::1", "localhost", "192.0.2.1:80"] {
+            assert!(parse_publish_address(wrong).is_err(), "{wrong:?}");
+        }
+        assert_eq!(parse_publish_ports("1-65535"), Ok(1..=65_535));
+        for wrong in ["", "80", "0-9", "9-8", "1-65536", "a-b"] {
+            assert!(parse_publish_ports(wrong).is_err(), "{wrong:?}");
         }
     }
 }

@@ -66,6 +66,26 @@ async fn only_2xx_is_ready() {
     assert!(!accepts(&SystemClock, address).await);
 }
 
+#[tokio::test]
+async fn connection_that_ends_at_once_is_not_accepted() {
+    let (listener, address) = listener().await;
+    let serving = async {
+        // As published ports do without a server inside, then one that speaks first, then one that waits.
+        drop(listener.accept().await.unwrap());
+        listener.accept().await.unwrap().0.write_all(b"220 ready").await.unwrap();
+        listener.accept().await.unwrap()
+    };
+    let checking = async {
+        let mut checked = Vec::new();
+        for _ in 0..3 {
+            checked.push(accepts(&SystemClock, address).await);
+        }
+        checked
+    };
+    let (_held, checked) = tokio::join!(serving, checking);
+    assert_eq!(checked, [false, true, true]);
+}
+
 /// What a container of `readiness` whose port 80 is at `address` becomes.
 async fn ready(rig: &Rig, readiness: Readiness, address: SocketAddr) -> Result<(), NotReady> {
     let template = TemplateSpec { readiness, ..TemplateSpec::of_image(Image::Host) };
@@ -92,7 +112,7 @@ fn checks_are_repeated_until_they_succeed() {
             count.fetch_add(serve(server, &[bad, bad, good]).await.len(), Ordering::Relaxed);
         };
         let readiness = Readiness::Http { port: 80, path: "/".to_owned() };
-        let moving = async {
+        let moving = || async {
             // The pauses between the checks pass; the connections are real.
             loop {
                 testkit::clock::settle().await;
@@ -100,10 +120,12 @@ fn checks_are_repeated_until_they_succeed() {
             }
         };
         let checked = async { tokio::join!(ready(&rig, readiness, address), serving).0 };
-        let checked = tokio::select! { checked = checked => checked, () = moving => unreachable!() };
+        let checked = tokio::select! { checked = checked => checked, () = moving() => unreachable!() };
         assert_eq!((checked, served.load(Ordering::Relaxed)), (Ok(()), 3));
         let (_open, address) = listener().await;
-        assert_eq!(ready(&rig, Readiness::Tcp { port: 80 }, address).await, Ok(()));
+        let checked = ready(&rig, Readiness::Tcp { port: 80 }, address);
+        let checked = tokio::select! { checked = checked => checked, () = moving() => unreachable!() };
+        assert_eq!(checked, Ok(()));
         let missing = ready(&rig, Readiness::Tcp { port: 81 }, address).await;
         assert_eq!(missing, Err("its port 81 is not published".to_owned()));
     });

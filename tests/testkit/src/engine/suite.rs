@@ -2,9 +2,16 @@
 //!
 //! `engine_suite!` makes a test of each function. A function ends with an error or a failed assertion if the engine is wrong.
 
+mod networks;
+
+pub use networks::{
+    networked, networks_are_attached_once, networks_that_a_machine_lacks_are_refused,
+    published_ports_are_distinct_and_stay,
+};
+
 use async_trait::async_trait;
 use domain::SandboxId;
-use ports::engine::{Container, ContainerSpec, ContainerState, Engine, EngineError, Incarnation};
+use ports::engine::{Container, ContainerSpec, ContainerState, Engine, EngineError, Incarnation, Network};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use supervisor::{Client, Job, JobId, Outcome};
@@ -54,6 +61,9 @@ macro_rules! engine_suite {
             unknown_containers_are_gone
             wrong_specs_are_refused
             a_new_process_finds_every_container
+            networks_that_a_machine_lacks_are_refused
+            networks_are_attached_once
+            published_ports_are_distinct_and_stay
         );
     };
     ($subject:expr; $($name:ident)+) => {
@@ -322,6 +332,7 @@ pub async fn unknown_containers_are_gone(subject: &dyn Subject) -> Result<(), Fa
     let (engine, unknown) = (subject.engine(), fresh());
     engine.remove(&unknown).await?;
     let results = [
+        engine.attach_network(&unknown).await,
         engine.start(&unknown).await,
         engine.stop(&unknown).await,
         engine.pause(&unknown).await,
@@ -373,7 +384,15 @@ pub async fn a_new_process_finds_every_container(subject: &dyn Subject) -> Resul
     Ok(())
 }
 
-/// [`CYCLES`] containers, two at a time, leave nothing: processes, groups, mounts, files, and descriptors of this process,
+/// A container with a published port, in this network, as far as this machine has them.
+async fn attached(subject: &dyn Subject, network: Network) -> Result<Incarnation, Failure> {
+    let Some(spec) = networked(subject, network, &[8_080])? else { return create(subject).await };
+    subject.engine().create(&spec).await?;
+    subject.engine().attach_network(&spec.incarnation).await?;
+    Ok(spec.incarnation)
+}
+
+/// [`CYCLES`] containers, two at a time, leave nothing: processes, groups, mounts, files, networks, and descriptors of this process,
 /// which must do nothing else meanwhile.
 ///
 /// # Errors
@@ -383,8 +402,9 @@ pub async fn cycles_leave_nothing(subject: &dyn Subject) -> Result<(), Failure> 
     subject.engine().remove(&create(subject).await?).await?;
     assert_nothing_left(subject).await;
     let before = descriptors()?;
-    for _ in 0..CYCLES / 2 {
-        let (first, second) = tokio::join!(create(subject), create(subject));
+    let networks = [(Network::None, Network::Open), (Network::Internal, Network::Internal)];
+    for (one, other) in networks.into_iter().cycle().take(CYCLES / 2) {
+        let (first, second) = tokio::join!(attached(subject, one), attached(subject, other));
         let engine = subject.engine();
         let (first, second) = (first?, second?);
         let (first, second) = tokio::join!(engine.remove(&first), engine.remove(&second));
