@@ -3,10 +3,10 @@
 use crate::messages::{reads, strict, wire};
 use contract::nodes::{
     AfterFailure, ExecuteRequest, ExecutionRequest, ExecutionResult, Fate, HeldContainer, HeldReply,
-    HeldRequest, Holding, InventoryReply, InventoryRequest, LeaseReply, LeaseRequest, NodeLease, NodePool,
-    NodePoolsReply, NodePoolsRequest, NodeRegistration, ProvisionFailedReply, ProvisionFailedRequest,
-    ProvisionWantedReply, ProvisionWantedRequest, ProvisionedRequest, RegisterNodeRequest,
-    RemoveContainersReply, RemoveContainersRequest, WantedSandbox,
+    HeldRequest, Holding, IdleContainer, InventoryReply, InventoryRequest, LeaseReply, LeaseRequest,
+    NodeLease, NodePool, NodePoolsReply, NodePoolsRequest, NodeRegistration, ProvisionFailedReply,
+    ProvisionFailedRequest, ProvisionWantedReply, ProvisionWantedRequest, ProvisionedRequest,
+    RegisterNodeRequest, RemoveContainersReply, RemoveContainersRequest, WantedSandbox,
 };
 use contract::templates::TemplateSettings;
 use insta::assert_snapshot;
@@ -159,8 +159,13 @@ fn replies_of_a_node() {
     assert_snapshot!(wire(&RemoveContainersReply { removed: 1 }), @r#"{"removed":1}"#);
     assert_snapshot!(wire(&LeaseReply { lease: lease() }), @r#"{"lease":{"epoch":1,"ends_at":1763697600,"grace_seconds":60}}"#);
     let held = |number| vec![HeldContainer { sandbox_id: sandbox(number), incarnation: incarnation(number) }];
-    let reply = InventoryReply { generation: 3, missing: held(2), exited: held(3), load: None };
-    assert_snapshot!(wire(&reply), @r#"{"generation":3,"missing":[{"sandbox_id":"ctr_2","incarnation":"0198c0de-0000-7000-8000-000000000002"}],"exited":[{"sandbox_id":"ctr_3","incarnation":"0198c0de-0000-7000-8000-000000000003"}]}"#);
+    let idle = IdleContainer {
+        sandbox_id: sandbox(3),
+        incarnation: incarnation(3),
+        runtime: domain::RuntimeState::Stopped.into(),
+    };
+    let reply = InventoryReply { generation: 3, missing: held(2), idle: vec![idle], load: None };
+    assert_snapshot!(wire(&reply), @r#"{"generation":3,"missing":[{"sandbox_id":"ctr_2","incarnation":"0198c0de-0000-7000-8000-000000000002"}],"idle":[{"sandbox_id":"ctr_3","incarnation":"0198c0de-0000-7000-8000-000000000003","runtime":"stopped"}]}"#);
     let exited = ExecutionResult {
         reason: "exited".to_owned(),
         exit_code: Some(0),

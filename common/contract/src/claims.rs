@@ -1,7 +1,7 @@
 //! Claims of any kind as their holders see them, and what holders do to their containers.
 
 use super::named::{RuntimeName, SandboxStatus};
-use domain::{Descriptor, RuntimeState, Sandbox};
+use domain::{Cause, Descriptor, RuntimeState, Sandbox};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use utoipa::ToSchema;
@@ -40,6 +40,15 @@ pub struct ClaimView {
     pub sandbox_id: String,
     /// Its pool.
     pub pool: String,
+    /// The name of an account.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The bare UUID of an account that calls to the CSP use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub external_id: Option<String>,
+    /// The Salesforce account of an account.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sfdc_account_id: Option<String>,
     /// Its state; `allocated` once it can be used.
     pub status: SandboxStatus,
     /// What its container does; absent if it has none.
@@ -118,11 +127,18 @@ impl ClaimView {
         let lease = sandbox.last_lease()?;
         let described = |key: &str| sandbox.descriptor.get(key).map(str::to_owned);
         let became_usable = |entry: &&domain::HistoryEntry| {
-            entry.epoch == lease.epoch && entry.state == domain::StateName::Allocated
+            entry.epoch == lease.epoch
+                && entry.state == domain::StateName::Allocated
+                && matches!(entry.cause, Cause::Claimed | Cause::Provisioned)
         };
+        // What the fleet creates is known by its id alone.
+        let is_listed = sandbox.descriptor.get(Descriptor::TEMPLATE).is_none();
         Some(Self {
             sandbox_id: sandbox.id.to_string(),
             pool: sandbox.pool.to_string(),
+            name: is_listed.then(|| sandbox.name.to_string()),
+            external_id: is_listed.then(|| sandbox.external_id.bare().to_owned()),
+            sfdc_account_id: described(Descriptor::SFDC_ACCOUNT_ID),
             status: sandbox.state.name().into(),
             runtime: sandbox.lease().and_then(|_| RuntimeState::of(&sandbox.descriptor)).map(Into::into),
             runtime_reason: described(Descriptor::RUNTIME_REASON),

@@ -20,6 +20,8 @@ use utoipa::ToSchema;
 
 /// Most containers of one request `held`.
 pub const HELD_MAX: usize = 100;
+/// Bytes of environments after which a reply to `held` ends: in JSON a byte takes up to six, and a message has 1 MiB.
+pub const HELD_ENV_BYTES: usize = 128 * 1024;
 /// Most containers of one request `inventory`.
 pub const INVENTORY_MAX: usize = 500;
 /// Longest time of an execution whose caller waits, in seconds.
@@ -228,10 +230,10 @@ pub struct HeldContainer {
     pub incarnation: String,
 }
 
-/// The reply to `held`.
+/// The reply to `held`. It may have fewer holdings than were asked for, but at least one; the node asks again for the rest.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct HeldReply {
-    /// One for each container, in the same order.
+    /// One for each of the first containers, in the same order.
     pub holdings: Vec<Holding>,
 }
 
@@ -320,12 +322,23 @@ pub struct InventoryReply {
     pub generation: u64,
     /// Containers that it does not have, or that cannot run any more.
     pub missing: Vec<HeldContainer>,
-    /// Containers whose processes have ended by themselves. They can be started again.
+    /// Those that it has and that do not run.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub exited: Vec<HeldContainer>,
+    pub idle: Vec<IdleContainer>,
     /// What it offers and what of it is in use; null if it was asked about containers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub load: Option<NodeLoad>,
+}
+
+/// A container that does not run.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct IdleContainer {
+    /// The sandbox.
+    pub sandbox_id: String,
+    /// The attempt that created it.
+    pub incarnation: String,
+    /// What it does: `paused`, `stopped` or `exited`.
+    pub runtime: RuntimeName,
 }
 
 /// Asks a node to change what a container does: `runtime`.

@@ -64,8 +64,8 @@ pub enum RuntimeFailure {
 pub enum RuntimeChange {
     /// A holder asked for it.
     Done(RuntimeAction),
-    /// Its processes have ended by themselves.
-    Exited,
+    /// Its node says so, and the record did not.
+    Found(RuntimeState),
     /// It is lost.
     Failed(RuntimeFailure),
 }
@@ -115,7 +115,7 @@ impl RuntimeChange {
     pub const fn leads_to(self) -> RuntimeState {
         match self {
             Self::Done(action) => action.leads_to(),
-            Self::Exited => RuntimeState::Exited,
+            Self::Found(state) => state,
             Self::Failed(_) => RuntimeState::Failed,
         }
     }
@@ -127,8 +127,11 @@ impl RuntimeChange {
             Self::Done(RuntimeAction::Restart) => Cause::Restarted,
             Self::Done(RuntimeAction::Pause) => Cause::Paused,
             Self::Done(RuntimeAction::Resume) => Cause::Resumed,
-            Self::Exited => Cause::Exited,
-            Self::Failed(_) => Cause::Failed,
+            Self::Found(RuntimeState::Running) => Cause::Started,
+            Self::Found(RuntimeState::Paused) => Cause::Paused,
+            Self::Found(RuntimeState::Stopped) => Cause::Stopped,
+            Self::Found(RuntimeState::Exited) => Cause::Exited,
+            Self::Found(RuntimeState::Failed) | Self::Failed(_) => Cause::Failed,
         }
     }
 
@@ -139,7 +142,7 @@ impl RuntimeChange {
         let state = state.map(|state| (Descriptor::RUNTIME, state.into()));
         let reason = match self {
             Self::Failed(failure) => Some((Descriptor::RUNTIME_REASON, failure.into())),
-            Self::Done(_) | Self::Exited => None,
+            Self::Done(_) | Self::Found(_) => None,
         };
         before.with_known(state.into_iter().chain(reason))
     }

@@ -56,9 +56,10 @@ pub(super) const CLAIMED_VERSION: &str = "claimed_version";
 pub(super) const EXPIRES_AT: &str = "expires_at";
 /// The request that created the lease; absent if its caller sent no id, and on items of former builds.
 pub(super) const LEASE_REQUEST: &str = "lease_request";
-/// Further requests that the lease was the answer to: a list of texts, absent while there are none.
+/// What the claim says about its sandbox: maps of texts, absent while there are none. The first ends with the lease.
 pub(super) const LEASE_ENV: &str = "lease_env";
 pub(super) const LEASE_LABELS: &str = "lease_labels";
+/// Further requests that the lease was the answer to: a list of texts, absent while there are none.
 pub(super) const LEASE_ANSWERED: &str = "lease_answered";
 pub(super) const DELETION_CAUSE: &str = "deletion_cause";
 pub(super) const REQUESTED_AT: &str = "requested_at";

@@ -205,6 +205,11 @@ impl HttpRequests {
         if name_prefix.is_some() {
             return Err(Fault::invalid("name_prefix", "is not available for this request over HTTP"));
         }
+        let says_more = pool.is_some() || template.is_some() || lab.is_some() || warm.is_some();
+        if replica_of.is_some() && (says_more || idempotency_key.is_none()) {
+            let problem = "needs a key over HTTP, and no pool, template, lab or policy beside it";
+            return Err(Fault::invalid("replica_of", problem));
+        }
         let lease_minutes = duration.map(|length| length.as_secs() / 60);
         let (path, body) = match replica_of {
             Some(original) => {

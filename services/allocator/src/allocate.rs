@@ -20,7 +20,7 @@ use contract::{
 };
 use domain::{
     Actor, Candidate, ClaimKey, ClaimOptions, ClaimRecord, Creation, Descriptor, Grant, LabId, Lease,
-    PoolName, RequestKey, Sandbox,
+    PoolName, RequestKey, RuntimeState, Sandbox,
 };
 use ports::bus::{Attempt, Request};
 use ports::store::{MoveClaim, OpenClaim, StoreError, Write};
@@ -444,6 +444,10 @@ impl Allocator {
 /// Whether a container can be used only after its node did something for the claim: it has an environment, or a network that
 /// free containers do not have.
 fn needs_activation(sandbox: &Sandbox) -> bool {
+    // One that is lost cannot; its claim says so.
+    if RuntimeState::of(&sandbox.descriptor) == Some(RuntimeState::Failed) {
+        return false;
+    }
     let has_env = |lease: &Lease| lease.options.as_ref().is_some_and(|options| !options.env.is_empty());
     sandbox.lease().is_some_and(has_env) || sandbox.descriptor.get(Descriptor::NETWORK).is_some()
 }

@@ -9,7 +9,7 @@ use contract::nodes::{
     LeaseReply, LeaseRequest, execution_seconds,
 };
 use contract::{Fault, FaultCode, NodeVerb};
-use domain::{Descriptor, Epoch, NodeId, RuntimeChange, RuntimeState, Sandbox, State};
+use domain::{Descriptor, Epoch, NodeId, RuntimeAction, RuntimeChange, RuntimeState, Sandbox, State};
 use ports::bus::{Context, NodeRequests, Request, RequestError};
 use ports::store::Write;
 use runtime::requests::parse_runtime_action;
@@ -51,7 +51,11 @@ impl Allocator {
         let _waiting = permit.idle();
         let nodes = self.ports.nodes.as_ref();
         let asked = ask(nodes, &place.node, NodeVerb::Lease, &request.context, &body, LEASE_TIMEOUT);
-        let LeaseReply { lease } = asked.await?;
+        let LeaseReply { lease } = asked.await.map_err(|fault| match fault.code {
+            // The record names it: it is being created anew, or its loss is about to be recorded.
+            FaultCode::NotFound => Fault::new(FaultCode::UpstreamUnavailable, &fault.message),
+            _ => fault,
+        })?;
         if (lease.epoch, lease.ends_at) >= (body.lease.epoch, body.lease.ends_at) {
             return Ok(());
         }
@@ -131,8 +135,15 @@ impl Allocator {
         let timeout = left.map_or(RUNTIME_TIMEOUT, |left| left.min(RUNTIME_TIMEOUT));
         let (nodes, verb) = (self.ports.nodes.as_ref(), NodeVerb::Runtime);
         let done: ContainerRuntimeReply = ask(nodes, &node, verb, &request.context, &body, timeout).await?;
+        // Others may have written meanwhile.
+        sandbox = self.sandbox_of(request, id.as_str()).await?;
         for _ in 0..TRIES_MAX {
-            if RuntimeState::of(&sandbox.descriptor) == done.runtime.known() {
+            // The lease may have ended meanwhile.
+            if self.usable(&sandbox, epoch)?.incarnation != incarnation {
+                break;
+            }
+            let is_known = RuntimeState::of(&sandbox.descriptor) == done.runtime.known();
+            if is_known && action != RuntimeAction::Restart {
                 return claims::view_of(&sandbox);
             }
             let change = RuntimeChange::Done(action);
@@ -147,10 +158,6 @@ impl Allocator {
                     *found.ok_or_else(|| Fault::new(FaultCode::NotFound, "there is no such sandbox"))?
                 }
             };
-            // The lease may have ended meanwhile.
-            if self.usable(&sandbox, epoch)?.incarnation != incarnation {
-                break;
-            }
         }
         Err(Fault::new(
             FaultCode::Contended,
@@ -178,7 +185,7 @@ impl Allocator {
             ));
         }
         if RuntimeState::of(&sandbox.descriptor) == Some(RuntimeState::Failed) {
-            return refused("the container of this sandbox is lost; release it and claim another one");
+            return Err(lost_container());
         }
         match place_of(sandbox) {
             Some(place) => Ok(place),
@@ -193,6 +200,11 @@ impl Allocator {
         let (sandbox_id, incarnation) = (sandbox.id.to_string(), place.incarnation.clone());
         Some((place, LeaseRequest { sandbox_id, incarnation, lease }))
     }
+}
+
+pub(crate) fn lost_container() -> Fault {
+    let message = "the container of this sandbox is lost; release it and claim another one";
+    Fault::new(FaultCode::InvalidState, message)
 }
 
 /// Where the container of a sandbox is; none if it has none.

@@ -4,8 +4,8 @@ use crate::admission::Permit;
 use crate::{Allocator, decode, parse_actor, store_fault};
 use contract::{Allocation, ExtendRequest, Fault, FaultCode, LabDuration};
 use domain::{
-    Actor, DeletionCause, Epoch, Extension, Lease, LeasePolicy, OwnerId, Sandbox, SandboxId, State,
-    UnixSeconds,
+    Actor, DeletionCause, Epoch, Extension, Lease, LeasePolicy, OwnerId, RuntimeState, Sandbox, SandboxId,
+    State, UnixSeconds,
 };
 use ports::bus::Request;
 use ports::store::Write;
@@ -107,6 +107,9 @@ fn lease_to_extend<'a>(
             _ => Fault::new(FaultCode::InvalidState, "this sandbox has been released"),
         });
     };
+    if RuntimeState::of(&sandbox.descriptor) == Some(RuntimeState::Failed) {
+        return Err(crate::containers::lost_container());
+    }
     if sandbox.provision().is_some() {
         return Err(Fault::new(
             FaultCode::InvalidState,

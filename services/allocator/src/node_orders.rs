@@ -1,5 +1,6 @@
 //! Operators' requests about nodes: show them, take them out of use and put them back.
 
+use crate::admission::Permit;
 use crate::{Allocator, decode, page_limit, parse_operator, store_fault};
 use contract::nodes::{
     DRAIN_SECONDS_MAX, InventoryReply, InventoryRequest, NodeLoad, NodeOrder, NodeRequest, NodeView,
@@ -41,7 +42,7 @@ impl Allocator {
 
     /// Lets a node take no more work. Its runner learns of that within seconds; the reconciler empties it. A repeat keeps the
     /// time of the first order and sets the deadline anew.
-    pub(crate) async fn drain_node(&self, request: &Request) -> Result<NodeView, Fault> {
+    pub(crate) async fn drain_node(&self, request: &Request, permit: &Permit) -> Result<NodeView, Fault> {
         let order: NodeOrder = decode(&request.body)?;
         let now = self.ports.clock.now();
         let deadline = match order.leases_end_in_seconds {
@@ -55,20 +56,21 @@ impl Allocator {
             let since = seen.drain.map_or(now, |drain| drain.since);
             Some(Drain { since, deadline })
         };
-        self.change_node(request, &order, drain).await
+        self.change_node(request, permit, &order, drain).await
     }
 
-    pub(crate) async fn activate_node(&self, request: &Request) -> Result<NodeView, Fault> {
+    pub(crate) async fn activate_node(&self, request: &Request, permit: &Permit) -> Result<NodeView, Fault> {
         let order: NodeOrder = decode(&request.body)?;
         if order.leases_end_in_seconds.is_some() {
             return Err(Fault::invalid("leases_end_in_seconds", "is for `drain-node` only"));
         }
-        self.change_node(request, &order, |_| None).await
+        self.change_node(request, permit, &order, |_| None).await
     }
 
     async fn change_node(
         &self,
         request: &Request,
+        permit: &Permit,
         order: &NodeOrder,
         drain: impl Fn(&Node) -> Option<Drain> + Send + Sync,
     ) -> Result<NodeView, Fault> {
@@ -78,6 +80,7 @@ impl Allocator {
             let seen = self.find_node(request, &id).await?;
             let next = Node { drain: drain(&seen), ..seen.clone() };
             if next == seen {
+                let _waiting = permit.idle();
                 return Ok(self.view_of_node(request, &seen).await);
             }
             let written = self.ports.store.write_node(Some(&seen), &next).await;
@@ -89,6 +92,7 @@ impl Allocator {
                     "{by} {} node {id}",
                     if next.drain.is_some() { "drains" } else { "activates" },
                 );
+                let _waiting = permit.idle();
                 return Ok(self.view_of_node(request, &next).await);
             }
         }

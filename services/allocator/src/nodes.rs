@@ -3,9 +3,10 @@
 
 use crate::{Allocator, decode, store_fault};
 use contract::nodes::{
-    AfterFailure, HELD_MAX, HeldContainer, HeldReply, HeldRequest, Holding, NodeLease, NodePool,
-    NodePoolsReply, NodePoolsRequest, NodeRegistration, ProvisionFailedReply, ProvisionFailedRequest,
-    ProvisionWantedReply, ProvisionWantedRequest, ProvisionedRequest, RegisterNodeRequest, WantedSandbox,
+    AfterFailure, HELD_ENV_BYTES, HELD_MAX, HeldContainer, HeldReply, HeldRequest, Holding, NodeLease,
+    NodePool, NodePoolsReply, NodePoolsRequest, NodeRegistration, ProvisionFailedReply,
+    ProvisionFailedRequest, ProvisionWantedReply, ProvisionWantedRequest, ProvisionedRequest,
+    RegisterNodeRequest, WantedSandbox,
 };
 use contract::templates::TemplateSettings;
 use contract::{Fault, FaultCode};
@@ -120,11 +121,11 @@ impl Allocator {
     pub(crate) async fn provisioned(&self, request: &Request) -> Result<Holding, Fault> {
         let ProvisionedRequest { node, generation, sandbox_id, epoch, incarnation, endpoints, network } =
             decode(&request.body)?;
-        let (Node { id: node, .. }, mut found) = tokio::try_join!(
+        let (Node { id: node, drain, .. }, mut found) = tokio::try_join!(
             self.check_generation(request, &node, generation),
             self.creation_of(request, &sandbox_id, epoch)
         )?;
-        let incarnation = parse_incarnation(&incarnation)?;
+        let (incarnation, is_drained) = (parse_incarnation(&incarnation)?, drain.is_some());
         let keys: Vec<_> =
             endpoints.keys().map(|port| format!("{}{port}", Descriptor::PORT_PREFIX)).collect();
         let (node_key, named) = (Descriptor::NODE, incarnation.to_string());
@@ -138,6 +139,16 @@ impl Allocator {
                 let id = parse_sandbox(&sandbox_id)?;
                 return self.holding_of(request, &id, &node, &incarnation).await;
             };
+            if seen.lease().is_none() && is_drained {
+                // It was under way when the order came.
+                let retired = self.ports.store.retire(&seen, self.ports.clock.now()).await;
+                if let Write::Done(retired) = retired.map_err(|error| store_fault(request, &error))? {
+                    self.announce(&retired, Some(&request.context.request_id));
+                    return Ok(Holding::REMOVE);
+                }
+                found = self.creation_of(request, &sandbox_id, epoch).await?;
+                continue;
+            }
             if seen.lease().is_none() {
                 // Noted first, as by a sync, so that no worker calls the pool exhausted before the index shows it.
                 let noted = self.ports.store.note_supply(&seen.pool, self.ports.clock.now()).await;
@@ -222,10 +233,16 @@ impl Allocator {
         if containers.len() > HELD_MAX {
             return Err(Fault::invalid("containers", format!("must be at most {HELD_MAX}")));
         }
-        let mut holdings = Vec::with_capacity(containers.len());
+        let (mut holdings, mut env_bytes) = (Vec::with_capacity(containers.len()), 0);
         for HeldContainer { sandbox_id, incarnation } in &containers {
             let (id, incarnation) = (parse_sandbox(sandbox_id)?, parse_incarnation(incarnation)?);
-            holdings.push(self.holding_of(request, &id, &node, &incarnation).await?);
+            let holding = self.holding_of(request, &id, &node, &incarnation).await?;
+            let env = holding.lease.iter().flat_map(|lease| &lease.env);
+            env_bytes += env.map(|(name, value)| name.len() + value.len()).sum::<usize>();
+            holdings.push(holding);
+            if env_bytes >= HELD_ENV_BYTES {
+                break;
+            }
         }
         Ok(HeldReply { holdings })
     }

@@ -219,8 +219,9 @@ pub(crate) async fn show_claim(
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
     let owner = owner(&headers, &facts)?.to_string();
-    let sandbox_id = sandbox_in_path(path)?.to_string();
-    let request = SandboxRequest { sandbox_id, owner, by: whose_token(&facts) };
+    let sandbox = sandbox_in_path(path)?;
+    facts.note_sandbox(&sandbox);
+    let request = SandboxRequest { sandbox_id: sandbox.to_string(), owner, by: whose_token(&facts) };
     let reply = relay.send(Verb::ShowClaim, &facts, None, &bounded(request, &facts)).await?;
     Ok(pass_on(reply, StatusCode::OK))
 }
@@ -244,8 +245,10 @@ pub(crate) async fn extend_claim(
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
     let owner = owner(&headers, &facts)?.to_string();
+    let sandbox = sandbox_in_path(path)?;
+    facts.note_sandbox(&sandbox);
     let request = ExtendRequest {
-        sandbox_id: sandbox_in_path(path)?.to_string(),
+        sandbox_id: sandbox.to_string(),
         owner,
         lab_duration_hours: None,
         lab_duration_minutes: Some(lease_minutes),
@@ -274,8 +277,10 @@ pub(crate) async fn release_claim(
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
     let owner = owner(&headers, &facts)?.to_string();
+    let sandbox = sandbox_in_path(path)?;
+    facts.note_sandbox(&sandbox);
     let request = ReleaseRequest {
-        sandbox_id: sandbox_in_path(path)?.to_string(),
+        sandbox_id: sandbox.to_string(),
         owner,
         lease_epoch: Some(named_epoch(&headers)?),
         by: whose_token(&facts),
@@ -383,7 +388,7 @@ async fn send_claim(
     }
     match deadline_ms.filter(|_| claimed.is_under_way()) {
         Some(deadline_ms) => {
-            let ready = until_ready(relay, events, facts, &claimed, owner, deadline_ms).await?;
+            let ready = until_ready(relay, events, facts, &claimed, owner, deadline_ms).await;
             Ok(pass_on(ready.unwrap_or(reply), success))
         }
         None => Ok(pass_on(reply, success)),
@@ -399,21 +404,32 @@ async fn until_ready(
     claimed: &ClaimView,
     owner: String,
     deadline_ms: u64,
-) -> Result<Option<Reply>, Fault> {
-    let Ok(sandbox) = domain::SandboxId::parse(&claimed.sandbox_id) else { return Ok(None) };
+) -> Option<Reply> {
+    let sandbox = domain::SandboxId::parse(&claimed.sandbox_id).ok()?;
     let request = SandboxRequest { sandbox_id: claimed.sandbox_id.clone(), owner, by: whose_token(facts) };
     let wanted = EventsWanted { cause: None, sandbox: Some(sandbox) };
-    // Before the first look, so that nothing is missed in between.
-    let notifications = events.feed.event_notifications(&wanted).await.ok();
+    // Before the first look, so that nothing is missed in between. Without it, the looks alone tell.
+    let place = events.waits.try_acquire();
+    let notifications = match &place {
+        Ok(_) => events.feed.event_notifications(&wanted).await.ok(),
+        Err(_) => None,
+    };
     let mut notifications = notifications.unwrap_or_else(|| futures_util::stream::pending().boxed());
+    let mut latest = None;
     loop {
         let looked = relay.send(Verb::ShowClaim, facts, None, &bounded(request.clone(), facts)).await;
-        let Ok(reply) = looked else { return Ok(None) };
-        let view = serde_json::from_slice::<ClaimView>(&reply.body).ok().filter(|_| !reply.is_fault);
-        if view.is_none_or(|view| !view.is_under_way()) || events.clock.now_ms() >= deadline_ms {
-            return Ok(Some(reply).filter(|reply| !reply.is_fault));
+        // One that failed is followed by another one: the claim itself has succeeded.
+        if let Some(reply) = looked.ok().filter(|reply| !reply.is_fault) {
+            let view = serde_json::from_slice::<ClaimView>(&reply.body);
+            latest = Some(reply);
+            if view.is_ok_and(|view| !view.is_under_way()) {
+                return latest;
+            }
         }
         let left = Duration::from_millis(deadline_ms.saturating_sub(events.clock.now_ms()));
+        if left.is_zero() {
+            return latest;
+        }
         tokio::select! {
             notified = notifications.next() => if notified.is_none() {
                 notifications = futures_util::stream::pending().boxed();

@@ -37,6 +37,8 @@ use crate::request_id::Facts;
 
 /// Concurrent readers of one ingress; each has a connection and a subscription.
 pub const EVENT_READERS_MAX: usize = 64;
+/// Claims of one ingress that wait for an event; each has a subscription. Further ones look now and then.
+pub(crate) const EVENT_WAITS_MAX: usize = 512;
 /// Events per read: some 100 KiB.
 const PAGE_EVENTS: usize = 256;
 /// Longest silence on the connection, because proxies close silent connections after about a minute.
@@ -66,6 +68,8 @@ pub(crate) struct EventService {
     pub(crate) feed: Arc<dyn EventFeed>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) readers: Arc<Semaphore>,
+    /// Places of claims that wait for an event.
+    pub(crate) waits: Arc<Semaphore>,
     pub(crate) stop: CancellationToken,
 }
 

@@ -203,6 +203,7 @@ impl Ingress {
                 feed: events,
                 clock: Arc::clone(&clock),
                 readers: Arc::new(Semaphore::new(events::EVENT_READERS_MAX)),
+                waits: Arc::new(Semaphore::new(events::EVENT_WAITS_MAX)),
                 stop: stop.clone(),
             },
             fleet: FleetService { discovery },

@@ -37,7 +37,8 @@ use faults::{OfOpen, OfProbe};
     tags(
         (name = "labs", description = "What a lab does: get a sandbox, look at it, extend its lease, give it back. \
                                        For a token with the role `lab` or `user`."),
-        (name = "claims", description = "What a holder of any sandbox does: claim it and wait until it is ready, list and show claims,                                          extend and release them, start, stop, pause and replicate containers, run commands."),
+        (name = "claims", description = "What a holder of any sandbox does: claim it and wait until it is ready, list and show claims, \
+                                         extend and release them, start, stop, pause and replicate containers, run commands."),
         (name = "operators", description = "What operators do: look at sandboxes, deletions and events, start runs, change \
                                             pools. For a token with the role `operator` or `admin`; `read-only` may look."),
         (name = "templates", description = "How sandboxes of created kinds are made. Any token for all pools may look; one with the role \

@@ -6,11 +6,11 @@
 use crate::Reconciler;
 use crate::fill::GivenUp;
 use crate::listing::Skipped;
-use contract::nodes::{HeldContainer, INVENTORY_MAX, InventoryReply, InventoryRequest};
+use contract::nodes::{HeldContainer, INVENTORY_MAX, IdleContainer, InventoryReply, InventoryRequest};
 use contract::{NodeVerb, NodesReport, RunStatus};
 use domain::{
-    Actor, Descriptor, Drain, Node, NodeId, Order, Reason, RuntimeChange, RuntimeFailure, RuntimeState,
-    Sandbox, StateName,
+    Actor, Descriptor, Node, NodeId, Order, Reason, RuntimeChange, RuntimeFailure, RuntimeState, Sandbox,
+    StateName,
 };
 use futures_util::future::join_all;
 use ports::bus::{Context, RequestError};
@@ -22,7 +22,7 @@ use std::time::Duration;
 mod silence;
 
 pub(crate) use silence::Silence;
-use silence::Verdict;
+use silence::{Doubts, Verdict};
 
 /// How long a node may take to answer; it needs some milliseconds.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
@@ -32,6 +32,9 @@ const NODES_PAGE: u16 = 100;
 const ACTOR: &str = "nodes";
 /// How often a node is asked about its containers: this takes a walk over all of them.
 const INVENTORY_PERIOD: Duration = Duration::from_secs(30);
+
+/// What becomes of a container with its node.
+const NODE_LOST: RuntimeChange = RuntimeChange::Failed(RuntimeFailure::NodeLost);
 
 /// The containers that records name, by node.
 type Named = BTreeMap<NodeId, Vec<Sandbox>>;
@@ -63,8 +66,7 @@ impl Reconciler {
         let present = live.iter().zip(&answers).map(|(node, answer)| (node.id.clone(), has_answered(answer)));
         let now = self.ports.clock.monotonic();
         let verdicts = self.silence.note(present.collect(), is_connected, now);
-        let (mut lost, mut is_new) = (BTreeSet::new(), false);
-        lost.extend(nodes.iter().filter(|node| node.lost_at.is_some()).map(|node| node.id.clone()));
+        let mut is_new = false;
         for node in live {
             match verdicts.get(&node.id) {
                 Some(Verdict::Present) => report.present += 1,
@@ -72,7 +74,7 @@ impl Reconciler {
                 Some(Verdict::Silent(span)) => _ = report.silent.insert(node.id.to_string(), span.as_secs()),
                 Some(Verdict::Lost) if self.declare_lost(node).await? => {
                     report.lost.push(node.id.to_string());
-                    is_new |= lost.insert(node.id.clone());
+                    is_new = true;
                 }
                 _ => report.raced += 1,
             }
@@ -80,8 +82,7 @@ impl Reconciler {
         let drained = nodes.iter().filter(|node| node.drain.is_some()).map(|node| node.id.clone());
         is_new |= self.silence.note_drained(drained.collect());
         if is_new || self.silence.is_inventory_due(now, INVENTORY_PERIOD) {
-            let nodes = nodes.into_iter().map(|node| (node.id.clone(), node)).collect();
-            self.take_inventory(&nodes, &lost, report, skipped).await?;
+            self.take_inventory(report, skipped).await?;
         }
         Ok(())
     }
@@ -116,49 +117,73 @@ impl Reconciler {
     /// Compares the containers that records name with those that their nodes have, and empties nodes that are drained.
     async fn take_inventory(
         &self,
-        nodes: &BTreeMap<NodeId, Node>,
-        lost: &BTreeSet<NodeId>,
         report: &mut NodesReport,
         skipped: &mut Skipped,
     ) -> Result<(), StoreError> {
+        let (before, mut doubts) = (self.silence.doubts(), Doubts::new());
         for (id, sandboxes) in self.named_containers(skipped).await? {
-            let node = nodes.get(&id);
+            // Read after its containers: it may have registered again, or been activated, since this run began.
+            let Some(node) = self.ports.store.node(&id).await? else { continue };
             for part in sandboxes.chunks(INVENTORY_MAX) {
-                let (missing, exited) = if lost.contains(&id) {
-                    (part.iter().filter_map(container_of).collect(), BTreeSet::new())
-                } else {
-                    let named = part.iter().filter_map(container_of).collect();
-                    let Ok(reply) = self.ask_inventory(&id, named).await else { break };
-                    // Another runner may use the name, or an older one may still answer.
-                    if node.map(|node| node.generation) != Some(reply.generation) {
-                        break;
-                    }
-                    (reply.missing.into_iter().collect(), reply.exited.into_iter().collect())
-                };
-                let is_in = |containers: &BTreeSet<_>, sandbox| {
-                    container_of(sandbox).is_some_and(|container| containers.contains(&container))
-                };
+                let Some(found) = self.find_containers(&node, part).await else { break };
                 for sandbox in part {
-                    let finding = match (is_in(&missing, sandbox), is_in(&exited, sandbox)) {
-                        (true, _) if lost.contains(&id) => {
-                            Some(RuntimeChange::Failed(RuntimeFailure::NodeLost))
-                        }
-                        (true, _) => Some(RuntimeChange::Failed(RuntimeFailure::ContainerLost)),
-                        (false, true) => Some(RuntimeChange::Exited),
-                        (false, false) => None,
-                    };
-                    let drain = node.and_then(|node| node.drain);
-                    match sandbox.lease() {
-                        Some(_) => self.follow_leased(&id, sandbox, finding, drain, report, skipped).await?,
-                        None if finding.is_some() || drain.is_some() => {
+                    let finding = container_of(sandbox).and_then(|container| found.get(&container).copied());
+                    if sandbox.lease().is_none() {
+                        if finding.is_some_and(|finding| !is_alive(finding)) || node.drain.is_some() {
                             self.give_up(&id, sandbox, report, skipped).await?;
                         }
-                        None => {}
+                        continue;
+                    }
+                    let lost = matches!(finding, Some(RuntimeChange::Failed(_)));
+                    report.leased_missing += u64::from(lost);
+                    let now = self.ports.clock.now();
+                    if node.drain.and_then(|drain| drain.deadline).is_some_and(|deadline| deadline <= now) {
+                        self.end_for_drain(&id, sandbox, report, skipped).await?;
+                        continue;
+                    }
+                    let Some(finding) = finding.filter(|finding| is_news(*finding, sandbox)) else {
+                        continue;
+                    };
+                    // A single look may meet a container that is being started, or an engine that skips one.
+                    let doubt =
+                        container_of(sandbox).map(|container| (container, finding.leads_to().to_string()));
+                    let is_certain =
+                        finding == NODE_LOST || doubt.as_ref().is_some_and(|one| before.contains(one));
+                    doubts.extend(doubt);
+                    if is_certain {
+                        self.note_runtime(&id, sandbox, finding, report, skipped).await?;
                     }
                 }
             }
         }
+        self.silence.set_doubts(doubts);
         Ok(())
+    }
+
+    /// What a node says about containers that records name: all of them are lost with it. None if that is not known.
+    async fn find_containers(
+        &self,
+        node: &Node,
+        sandboxes: &[Sandbox],
+    ) -> Option<BTreeMap<HeldContainer, RuntimeChange>> {
+        let named: Vec<_> = sandboxes.iter().filter_map(container_of).collect();
+        if node.lost_at.is_some() {
+            return Some(named.into_iter().map(|container| (container, NODE_LOST)).collect());
+        }
+        let asked = self.ask_inventory(&node.id, named.clone()).await.ok();
+        // Another runner may use the name, or an older one may still answer.
+        let Some(reply) = asked.filter(|reply| reply.generation == node.generation) else {
+            // A node that cannot say what it has is drained all the same.
+            return node.drain.map(|_| BTreeMap::new());
+        };
+        let running =
+            named.into_iter().map(|container| (container, RuntimeChange::Found(RuntimeState::Running)));
+        let idle = reply.idle.into_iter().filter_map(|IdleContainer { sandbox_id, incarnation, runtime }| {
+            Some((HeldContainer { sandbox_id, incarnation }, RuntimeChange::Found(runtime.known()?)))
+        });
+        let lost = RuntimeChange::Failed(RuntimeFailure::ContainerLost);
+        let missing = reply.missing.into_iter().map(|container| (container, lost));
+        Some(running.chain(idle).chain(missing).collect())
     }
 
     /// Every sandbox whose record names a container.
@@ -205,36 +230,21 @@ impl Reconciler {
         Ok(())
     }
 
-    /// Writes into the record of a leased sandbox what has become of its container, so that its holder learns of it. Ends the
-    /// lease if the time of a drain is over.
-    async fn follow_leased(
+    /// Writes into the record of a leased sandbox what has become of its container, so that its holder learns of it.
+    async fn note_runtime(
         &self,
         node: &NodeId,
         sandbox: &Sandbox,
-        finding: Option<RuntimeChange>,
-        drain: Option<Drain>,
+        change: RuntimeChange,
         report: &mut NodesReport,
         skipped: &mut Skipped,
     ) -> Result<(), StoreError> {
-        let now = self.ports.clock.now();
-        report.leased_missing += u64::from(matches!(finding, Some(RuntimeChange::Failed(_))));
-        if drain.and_then(|drain| drain.deadline).is_some_and(|deadline| deadline <= now) {
-            return self.end_for_drain(node, sandbox, report, skipped).await;
-        }
-        let known = RuntimeState::of(&sandbox.descriptor);
-        let Some(change) = finding.filter(|finding| match finding {
-            RuntimeChange::Failed(_) => known != Some(RuntimeState::Failed),
-            // One that was stopped or paused is no news.
-            _ => known == Some(RuntimeState::Running),
-        }) else {
-            return Ok(());
-        };
-        let written = self.ports.store.note_runtime(sandbox, change, None, now).await;
+        let written = self.ports.store.note_runtime(sandbox, change, None, self.ports.clock.now()).await;
         match skipped.unless_unreadable(written)? {
             Some(Write::Done(changed)) => {
                 report.failed += u64::from(matches!(change, RuntimeChange::Failed(_)));
                 self.ports.recorder.note(&changed, None);
-                tracing::error!(
+                tracing::warn!(
                     sandbox.id = sandbox.id.as_str(),
                     node.id = node.as_str(),
                     "the container of {}, which is leased, is {} on node {node}",
@@ -248,6 +258,7 @@ impl Reconciler {
         Ok(())
     }
 
+    /// Ends a lease that is left on a node when the time of its drain is over.
     async fn end_for_drain(
         &self,
         node: &NodeId,
@@ -288,6 +299,17 @@ impl Reconciler {
             self.ports.nodes.request_node(node, NodeVerb::Inventory, &context, body.into(), ANSWER_TIMEOUT);
         asked.await.map_err(Some)?.read().ok().and_then(Result::ok).ok_or(None)
     }
+}
+
+/// Whether a container can be handed out.
+fn is_alive(finding: RuntimeChange) -> bool {
+    matches!(finding.leads_to(), RuntimeState::Running | RuntimeState::Paused | RuntimeState::Stopped)
+}
+
+/// Whether the record says something else. What is lost stays so.
+fn is_news(finding: RuntimeChange, sandbox: &Sandbox) -> bool {
+    let known = RuntimeState::of(&sandbox.descriptor);
+    known != Some(RuntimeState::Failed) && known != Some(finding.leads_to())
 }
 
 /// The container that a record names.

@@ -193,7 +193,7 @@ impl Containers {
         let mut inside = self.inside.lock();
         let known = inside.known.get_mut(incarnation).filter(|known| known.entry.sandbox == *sandbox)?;
         match &known.entry.lease {
-            Some(kept) if (kept.epoch, kept.ends_at) >= (lease.epoch, lease.ends_at) => Some(kept.clone()),
+            Some(kept) if !is_newer(&lease, kept) => Some(kept.clone()),
             _ => {
                 known.set_lease(Some(lease.clone()));
                 inside.revision += 1;
@@ -306,6 +306,13 @@ impl Known {
         self.is_stopped = false;
         self.asked_until_ms = 0;
     }
+}
+
+/// Whether a lease says more than the one that is known: it is a later one, ends later, or brings the environment.
+fn is_newer(lease: &NodeLease, kept: &NodeLease) -> bool {
+    let place = |lease: &NodeLease| (lease.epoch, lease.ends_at);
+    let brings_env = !lease.env.is_empty() && lease.env != kept.env;
+    place(lease) > place(kept) || (place(lease) == place(kept) && brings_env)
 }
 
 // === impl Creating ===

@@ -2,8 +2,11 @@
 
 use crate::Node;
 use crate::node_requests::unavailable;
-use contract::nodes::{HeldContainer, INVENTORY_MAX, InventoryReply, InventoryRequest, NodeLoad};
+use contract::nodes::{
+    HeldContainer, INVENTORY_MAX, IdleContainer, InventoryReply, InventoryRequest, NodeLoad,
+};
 use contract::{Fault, NodeVerb};
+use domain::RuntimeState;
 use ports::bus::Request;
 use ports::engine::{ContainerState, Incarnation};
 use runtime::requests::{decode, parse_incarnation};
@@ -34,13 +37,10 @@ impl Node {
             let HeldContainer { sandbox_id: _, incarnation } = &container;
             match states.get(&parse_incarnation(incarnation)?) {
                 None | Some(ContainerState::Failed { .. }) => reply.missing.push(container),
-                Some(ContainerState::Exited) => reply.exited.push(container),
-                Some(
-                    ContainerState::Creating
-                    | ContainerState::Running
-                    | ContainerState::Paused
-                    | ContainerState::Stopped,
-                ) => {}
+                Some(ContainerState::Creating | ContainerState::Running) => {}
+                Some(ContainerState::Paused) => reply.idle.push(idle(container, RuntimeState::Paused)),
+                Some(ContainerState::Stopped) => reply.idle.push(idle(container, RuntimeState::Stopped)),
+                Some(ContainerState::Exited) => reply.idle.push(idle(container, RuntimeState::Exited)),
             }
         }
         Ok(reply)
@@ -66,4 +66,9 @@ impl Node {
                 .collect(),
         }
     }
+}
+
+fn idle(container: HeldContainer, runtime: RuntimeState) -> IdleContainer {
+    let HeldContainer { sandbox_id, incarnation } = container;
+    IdleContainer { sandbox_id, incarnation, runtime: runtime.into() }
 }

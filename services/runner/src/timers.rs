@@ -111,16 +111,22 @@ impl Node {
         });
         let containers: Vec<_> = named.collect();
         let node = self.control.node().to_string();
-        let request =
-            |generation| HeldRequest { node: node.clone(), generation, containers: containers.clone() };
-        let reply = self.control.insist_within::<_, HeldReply>(ANSWER_WITHIN, Verb::Held, &request).await?;
-        let is_whole = reply.holdings.len() == containers.len();
-        if !is_whole {
-            tracing::error!(
-                "the control plane answered for another number of containers than was asked about"
-            );
+        let mut holdings = Vec::with_capacity(containers.len());
+        while holdings.len() < containers.len() {
+            let rest = containers.get(holdings.len()..).unwrap_or_default();
+            let request =
+                |generation| HeldRequest { node: node.clone(), generation, containers: rest.to_vec() };
+            let reply =
+                self.control.insist_within::<_, HeldReply>(ANSWER_WITHIN, Verb::Held, &request).await?;
+            if !(1..=rest.len()).contains(&reply.holdings.len()) {
+                tracing::error!(
+                    "the control plane did not answer for the containers that it was asked about"
+                );
+                return None;
+            }
+            holdings.extend(reply.holdings);
         }
-        is_whole.then_some(reply.holdings)
+        Some(holdings)
     }
 }
 

@@ -4,7 +4,7 @@ use super::Claim;
 use crate::admission::Permit;
 use crate::candidates::Selector;
 use crate::{Allocator, parse_actor, store_fault};
-use contract::{AllocateRequest, Fault, FaultCode, LabDuration, Principal, WarmPolicy};
+use contract::{AllocateRequest, Fault, FaultCode, LabDuration, Principal, Scope, WarmPolicy};
 use domain::{
     ClaimKey, ClaimOptions, Descriptor, IdempotencyKey, LabId, NamePrefix, OwnerId, PoolKind, PoolName,
     PoolSpec, Sandbox, TemplateVersion,
@@ -56,7 +56,8 @@ impl Allocator {
         let wanted = LabDuration::of_fields(*lab_duration_hours, *lab_duration_minutes);
         let by = parse_actor(asked, by.as_deref())?;
         let warm = parse_warm(present(warm))?;
-        let Source { pool, options, original } = self.source_of(asked, request, &key.owner).await?;
+        let Source { pool, options, original } =
+            self.source_of(asked, request, &key.owner, &principal.scope).await?;
         let mut claim = Claim {
             permit,
             key,
@@ -104,6 +105,7 @@ impl Allocator {
         asked: &Request,
         request: &AllocateRequest,
         owner: &OwnerId,
+        scope: &Scope,
     ) -> Result<Source, Fault> {
         let AllocateRequest { pool, template, replica_of, env, labels, .. } = request;
         let options = ClaimOptions { env: env.clone(), labels: labels.clone() };
@@ -116,7 +118,7 @@ impl Allocator {
             (Some(_), _, _) => {
                 return Err(Fault::invalid("replica_of", "says the pool; leave out pool and template"));
             }
-            (None, Some(template), pool) => Some(self.pool_of_template(template, pool)?),
+            (None, Some(template), pool) => Some(self.pool_of_template(scope, template, pool)?),
             (None, None, pool) => pool.map(str::to_owned),
         };
         let options = match &original {
@@ -139,10 +141,12 @@ impl Allocator {
         Ok(sandbox)
     }
 
-    /// The only pool whose sandboxes are created from a template.
-    fn pool_of_template(&self, template: &str, pool: Option<&str>) -> Result<String, Fault> {
+    /// The only pool whose sandboxes are created from a template, among those of a scope.
+    fn pool_of_template(&self, scope: &Scope, template: &str, pool: Option<&str>) -> Result<String, Fault> {
         let pools = self.ports.pools.current();
-        let names_it = |spec: &&PoolSpec| spec.template.as_deref() == Some(template);
+        // Pools that the principal may not use are not named either.
+        let names_it =
+            |spec: &&PoolSpec| spec.template.as_deref() == Some(template) && scope.admits(&spec.name);
         let named: Vec<_> = pools.specs().iter().filter(names_it).map(|spec| spec.name.as_str()).collect();
         match (named.as_slice(), pool) {
             (named, Some(pool)) if named.contains(&pool) => Ok(pool.to_owned()),

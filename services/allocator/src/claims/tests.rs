@@ -76,6 +76,18 @@ async fn key_belongs_to_what_the_first_request_asked_for() {
 }
 
 #[tokio::test]
+async fn claim_of_an_account_says_which_one_it_is() {
+    let rig = rig().await;
+    rig.add(7, "main").await;
+    let view = rig.ask(Verb::Claim, json!({"owner": "p-1", "pool": "main"})).await.unwrap();
+    let granted = rig.ask(Verb::Allocate, json!({"owner": "p-1", "pool": "main"})).await.unwrap();
+    for field in ["sandbox_id", "name", "external_id", "lease_epoch", "expires_at"] {
+        assert_eq!(view[field], granted[field], "{field}");
+    }
+    assert_eq!((&view["runtime"], &view["template"]), (&Value::Null, &Value::Null));
+}
+
+#[tokio::test]
 async fn template_stands_for_its_only_pool() {
     let rig = rig().await;
     let by_template = json!({"owner": "p-1", "template": "shell"});

@@ -207,20 +207,26 @@ async fn container_is_stopped_and_started_for_its_holder() {
     let ask = |action: &str, owner: &str| json!({"sandbox_id": "ctr_1", "owner": owner, "action": action});
     let events =
         async || rig.store.sandbox(&SandboxId::parse("ctr_1").unwrap()).await.unwrap().unwrap().history;
-    for (action, leads_to) in
-        [("stop", "stopped"), ("start", "running"), ("pause", "paused"), ("resume", "running")]
-    {
+    for (action, leads_to) in [
+        ("stop", "stopped"),
+        ("start", "running"),
+        ("pause", "paused"),
+        ("resume", "running"),
+        ("restart", "running"),
+    ] {
         leads_to.clone_into(&mut node.runtime.lock());
         let view = rig.ask(Verb::Runtime, ask(action, "p-1")).await.unwrap();
         assert_eq!((&view["runtime"], &view["status"]), (&json!(leads_to), &json!("allocated")), "{action}");
         let written = events().await.len();
         assert_eq!(rig.ask(Verb::Runtime, ask(action, "p-1")).await.unwrap(), view, "a repeat");
-        assert_eq!(events().await.len(), written, "a repeat writes nothing");
+        let again = usize::from(action == "restart");
+        assert_eq!(events().await.len(), written + again, "a repeat writes nothing, but restarts again");
     }
     let causes: Vec<_> = events().await.iter().map(|entry| entry.cause.as_str()).collect();
-    assert_eq!(causes[causes.len() - 4..], ["stopped", "started", "paused", "resumed"]);
+    let expected = ["stopped", "started", "paused", "resumed", "restarted", "restarted"];
+    assert_eq!(causes[causes.len() - 6..], expected);
     let asked = received(&rig, &node).await;
-    assert_eq!(asked.len(), 8, "the node is asked each time");
+    assert_eq!(asked.len(), 10, "the node is asked each time");
     assert_eq!(asked[0].1, json!({"sandbox_id": "ctr_1", "incarnation": ONE, "action": "stop"}));
     for (body, code) in [
         (ask("stop", "p-2"), FaultCode::NotSandboxOwner),
@@ -250,6 +256,7 @@ async fn lost_container_is_of_no_use_to_its_holder() {
     for (verb, body) in [
         (Verb::Execute, echo("p-1")),
         (Verb::Runtime, json!({"sandbox_id": "ctr_1", "owner": "p-1", "action": "start"})),
+        (Verb::Extend, json!({"sandbox_id": "ctr_1", "owner": "p-1", "lab_duration_hours": 6})),
     ] {
         let fault = rig.ask(verb, body).await.unwrap_err();
         assert_eq!(fault.code, FaultCode::InvalidState);
@@ -281,5 +288,15 @@ async fn claim_with_an_environment_is_answered_when_the_node_has_it() {
     assert_eq!(granted["sandbox_id"], "ctr_1", "the lease of the first attempt");
     let [(NodeVerb::Lease, asked)] = &received(&rig, &node).await[..] else { panic!("one request") };
     assert_eq!(asked["lease"]["env"], json!({"A": "1"}));
+    // A node that does not have it any more: the claim can be repeated, and shows once that is known.
+    *node.refuses.lock() = Some(Fault::new(FaultCode::NotFound, "this node has no such container"));
+    let claim = json!({"owner": "p-1", "pool": "shells", "env": {"A": "1"}});
+    assert_eq!(rig.ask(Verb::Claim, claim.clone()).await.unwrap_err().code, FaultCode::UpstreamUnavailable);
+    let seen = rig.store.sandbox(&SandboxId::parse("ctr_1").unwrap()).await.unwrap().unwrap();
+    rig.store
+        .note_runtime(&seen, RuntimeChange::Failed(RuntimeFailure::ContainerLost), None, NOW)
+        .await
+        .unwrap();
+    assert_eq!(rig.ask(Verb::Claim, claim).await.unwrap()["runtime"], "failed");
     stop.cancel();
 }

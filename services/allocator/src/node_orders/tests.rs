@@ -1,7 +1,7 @@
 //! Operators' requests about nodes, on ports in memory.
 
 use crate::deletions::tests::{NOW, Rig};
-use crate::nodes::tests::{register, rig};
+use crate::nodes::tests::{ONE, provisioned, register, rig, wanted};
 use async_trait::async_trait;
 use contract::nodes::{InventoryReply, NodeLoad};
 use contract::{FaultCode, NodeVerb, Verb};
@@ -98,4 +98,37 @@ async fn drained_node_serves_no_pool_until_it_is_activated() {
     ] {
         assert_eq!(rig.ask(verb, body.clone()).await.unwrap_err().code, code, "{body}");
     }
+}
+
+#[tokio::test]
+async fn free_sandbox_that_was_under_way_is_given_up_on_a_drained_node() {
+    let rig = rig().await;
+    let generation = register(&rig, "a").await;
+    let (free, held) = (wanted(&rig, "ctr_1", None).await, wanted(&rig, "ctr_2", Some("p-1")).await);
+    rig.ask(Verb::DrainNode, json!({"node": "a"})).await.unwrap();
+    assert_eq!(provisioned(&rig, generation, &free, ONE).await["fate"], "remove");
+    assert_eq!(provisioned(&rig, generation, &held, ONE).await["fate"], "keep", "a claim waits for it");
+    let state = async |sandbox: &domain::Sandbox| {
+        rig.store.sandbox(&sandbox.id).await.unwrap().unwrap().state.name().as_str()
+    };
+    assert_eq!((state(&free).await, state(&held).await), ("pending_deletion", "allocated"));
+}
+
+#[tokio::test]
+async fn answer_about_containers_is_cut_before_it_is_too_long() {
+    let rig = rig().await;
+    let generation = register(&rig, "a").await;
+    let env: serde_json::Map<_, _> = (0..4).map(|n| (format!("V{n}"), json!("x".repeat(4_000)))).collect();
+    let mut containers = Vec::new();
+    for number in 0..12 {
+        let claim = json!({"owner": format!("p-{number}"), "pool": "shells", "warm": "never", "env": env});
+        let claimed = rig.ask(Verb::Allocate, claim).await.unwrap();
+        containers.push(json!({"sandbox_id": claimed["sandbox_id"], "incarnation": ONE}));
+        let id = domain::SandboxId::parse(claimed["sandbox_id"].as_str().unwrap()).unwrap();
+        let sandbox = rig.store.sandbox(&id).await.unwrap().unwrap();
+        provisioned(&rig, generation, &sandbox, ONE).await;
+    }
+    let held = json!({"node": "a", "generation": generation, "containers": containers});
+    let answered = rig.ask(Verb::Held, held).await.unwrap()["holdings"].as_array().unwrap().len();
+    assert_eq!(answered, 9, "the first that are more than 128 KiB together");
 }

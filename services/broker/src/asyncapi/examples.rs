@@ -174,7 +174,7 @@ pub(super) const LEASE_STORED: &str = r#"{"lease":{"epoch":1,"ends_at":176369760
 
 pub(super) const ASK_INVENTORY: &str = r#"{"containers":[{"sandbox_id":"ctr_1","incarnation":"0198c0de-0000-7000-8000-000000000001"},{"sandbox_id":"ctr_2","incarnation":"0198c0de-0000-7000-8000-000000000002"}]}"#;
 
-pub(super) const INVENTORY: &str = r#"{"generation":3,"missing":[{"sandbox_id":"ctr_2","incarnation":"0198c0de-0000-7000-8000-000000000002"}],"exited":[{"sandbox_id":"ctr_3","incarnation":"0198c0de-0000-7000-8000-000000000003"}]}"#;
+pub(super) const INVENTORY: &str = r#"{"generation":3,"missing":[{"sandbox_id":"ctr_2","incarnation":"0198c0de-0000-7000-8000-000000000002"}],"idle":[{"sandbox_id":"ctr_3","incarnation":"0198c0de-0000-7000-8000-000000000003","runtime":"stopped"}]}"#;
 
 pub(super) const EXECUTE_FULL: &str = r#"{"sandbox_id":"ctr_1","incarnation":"0198c0de-0000-7000-8000-000000000001","command":["sh","-c","cat; echo $GREETING"],"env":{"GREETING":"hello"},"cwd":"/workspace","stdin":"one\n","timeout_seconds":10}"#;
 

@@ -17,6 +17,7 @@ mod deletions;
 mod events;
 mod fleet;
 mod hostile;
+mod native;
 mod observability;
 mod openapi;
 mod operator_actions;

@@ -1,5 +1,6 @@
 //! How long nodes have not answered this process, and when they count as lost.
 
+use contract::nodes::HeldContainer;
 use domain::NodeId;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,7 +29,11 @@ struct Known {
     inventory_at: Option<Duration>,
     /// The nodes that were drained at the last look.
     drained: BTreeSet<NodeId>,
+    doubts: Doubts,
 }
+
+/// Containers that did something else than their records say at the last inventory, and what.
+pub(super) type Doubts = BTreeSet<(HeldContainer, String)>;
 
 /// What a node is now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +89,16 @@ impl Silence {
         let has_new = !drained.is_subset(&known.drained);
         known.drained = drained;
         has_new
+    }
+
+    /// What the last inventory found.
+    pub(super) fn doubts(&self) -> Doubts {
+        self.0.lock().doubts.clone()
+    }
+
+    /// Keeps what an inventory found for the next one.
+    pub(super) fn set_doubts(&self, doubts: Doubts) {
+        self.0.lock().doubts = doubts;
     }
 
     /// Whether `period` has passed since the last inventory, which is taken now.

@@ -6,7 +6,7 @@ use crate::tests::{HOUR, NOW, Rig, done};
 use async_trait::async_trait;
 use contract::{Fault, FaultCode, Report, TickKind};
 use domain::template::Isolation;
-use domain::{ClaimKey, Grant, IdempotencyKey, OwnerId};
+use domain::{ClaimKey, Drain, Grant, IdempotencyKey, OwnerId};
 use parking_lot::Mutex;
 use ports::bus::{Answer, Handler, Request, ServeNode as _};
 use std::sync::Arc;
@@ -17,6 +17,8 @@ use tokio_util::sync::CancellationToken;
 struct FakeNode {
     lacks: Mutex<BTreeSet<String>>,
     exited: Mutex<BTreeSet<String>>,
+    /// Whether it cannot say what it has.
+    is_blind: Mutex<bool>,
     asked: Mutex<usize>,
     refuses: Mutex<bool>,
 }
@@ -30,13 +32,22 @@ impl Handler<NodeVerb> for FakeNode {
             return Answer { outcome: None, body: Err(fault) };
         }
         let InventoryRequest { containers } = serde_json::from_slice(&request.body).unwrap();
-        *self.asked.lock() += usize::from(!containers.is_empty());
+        let is_asked = !containers.is_empty();
+        *self.asked.lock() += usize::from(is_asked);
         let lacks = self.lacks.lock();
         let (missing, rest): (Vec<_>, Vec<_>) =
             containers.into_iter().partition(|container| lacks.contains(&container.sandbox_id));
-        let has_exited = |container: &HeldContainer| self.exited.lock().contains(&container.sandbox_id);
-        let exited = rest.into_iter().filter(has_exited).collect();
-        let reply = InventoryReply { generation: 1, missing, exited, load: None };
+        if is_asked && *self.is_blind.lock() {
+            let fault = Fault::new(FaultCode::UpstreamUnavailable, "the engine does not answer");
+            return Answer { outcome: None, body: Err(fault) };
+        }
+        let exited = self.exited.lock();
+        let idle = rest.into_iter().filter(|container| exited.contains(&container.sandbox_id));
+        let idle = idle.map(|HeldContainer { sandbox_id, incarnation }| {
+            let runtime = RuntimeState::Exited.into();
+            IdleContainer { sandbox_id, incarnation, runtime }
+        });
+        let reply = InventoryReply { generation: 1, missing, idle: idle.collect(), load: None };
         Answer { outcome: None, body: Ok(serde_json::to_vec(&reply).unwrap().into()) }
     }
 }
@@ -180,7 +191,12 @@ async fn holders_learn_that_their_containers_have_ended_or_are_lost() {
     served[0].0.exited.lock().insert(ended.id.to_string());
     served[1].0.lacks.lock().insert(gone.id.to_string());
     let report = look(&rig).await;
-    assert_eq!((report.retired, report.leased_missing, report.failed), (0, 1, 1));
+    assert_eq!(
+        (report.retired, report.leased_missing, report.failed),
+        (0, 1, 0),
+        "a single look is not enough"
+    );
+    look_for(&rig, Duration::from_secs(32)).await;
     let (ended, gone) = (stored(&rig, &ended).await, stored(&rig, &gone).await);
     assert_eq!(runtime_of(&ended), (RuntimeState::Exited, None));
     assert_eq!(runtime_of(&gone), (RuntimeState::Failed, Some("container_lost")));
@@ -188,14 +204,18 @@ async fn holders_learn_that_their_containers_have_ended_or_are_lost() {
     let started = RuntimeChange::Done(domain::RuntimeAction::Start);
     let started = done(rig.store.note_runtime(&ended, started, None, NOW).await.unwrap());
     assert_eq!(runtime_of(&started), (RuntimeState::Running, None));
-    look_for(&rig, Duration::from_secs(32)).await;
+    look_for(&rig, Duration::from_secs(64)).await;
     assert_eq!(runtime_of(&stored(&rig, &ended).await), (RuntimeState::Exited, None));
     assert_eq!(stored(&rig, &gone).await, gone, "marked once");
+    // The write that said so was lost.
+    served[0].0.exited.lock().clear();
+    look_for(&rig, Duration::from_secs(64)).await;
+    assert_eq!(runtime_of(&stored(&rig, &ended).await), (RuntimeState::Running, None));
 }
 
 #[tokio::test]
 async fn drained_node_is_emptied_and_its_leases_end_at_the_deadline() {
-    let (rig, _served) = three_nodes().await;
+    let (rig, served) = three_nodes().await;
     let _c = serve(&rig, "c").await;
     look(&rig).await;
     let held = lease_one_on(&rig, "a").await;
@@ -207,6 +227,8 @@ async fn drained_node_is_emptied_and_its_leases_end_at_the_deadline() {
     assert_eq!(stored(&rig, &held).await, held, "a lease runs to its end");
     set_drain(&rig, "a", drain(Some(NOW.after(Duration::from_secs(100))))).await;
     look_for(&rig, Duration::from_secs(90)).await;
+    // An engine that does not answer may be why it is drained.
+    *served[0].0.is_blind.lock() = true;
     assert_eq!(stored(&rig, &held).await, held);
     for _ in 0..20 {
         rig.clock.advance(Duration::from_secs(2));
@@ -219,6 +241,23 @@ async fn drained_node_is_emptied_and_its_leases_end_at_the_deadline() {
     assert_eq!(entry.reason.as_ref().map(Reason::as_str), Some("node a is drained"));
     let queued = ports::bus::Upkeep::queued_of(&rig.bus, &pool(), &held.id).await.unwrap();
     assert_eq!(queued.len(), 1);
+}
+
+#[tokio::test]
+async fn node_that_is_back_during_the_run_keeps_its_leases() {
+    let (rig, _served) = three_nodes().await;
+    look_for(&rig, Duration::from_secs(34)).await;
+    register(&rig, "c").await;
+    let held = {
+        rig.run(TickKind::FILL).await;
+        create_on(&rig, &["c"]).await;
+        lease_one_on(&rig, "c").await
+    };
+    // The run has read it as lost.
+    let mut report = NodesReport::default();
+    rig.reconciler.take_inventory(&mut report, &mut Skipped::default()).await.unwrap();
+    assert_eq!((report.failed, report.leased_missing), (0, 0), "it does not answer, and is not lost");
+    assert_eq!(stored(&rig, &held).await, held);
 }
 
 #[tokio::test]

@@ -139,8 +139,9 @@ fn inventory_names_what_this_node_cannot_run() {
             container("ctr_4", &exited),
         ];
         let reply = ask(&rig, NodeVerb::Inventory, json!({"containers": named})).await.unwrap();
-        let (missing, exited) = ([container("ctr_2", &gone)], [container("ctr_4", &exited)]);
-        assert_eq!(reply, json!({"generation": 1, "missing": missing, "exited": exited}));
+        let idle = |id: &str, at: &Incarnation, runtime: &str| json!({"sandbox_id": id, "incarnation": at.to_string(), "runtime": runtime});
+        let idle = [idle("ctr_3", &stopped, "stopped"), idle("ctr_4", &exited, "exited")];
+        assert_eq!(reply, json!({"generation": 1, "missing": [container("ctr_2", &gone)], "idle": idle}));
         let none = ask(&rig, NodeVerb::Inventory, json!({"containers": []})).await;
         let load = json!({
             "sandboxes": 4, "leased": 1, "sandboxes_max": 100, "cpu_milli": 4_000, "cpu_milli_max": 8_000,
