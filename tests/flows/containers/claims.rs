@@ -114,9 +114,8 @@ async fn release_deletes_the_container_and_leaves_a_tombstone() {
 #[tokio::test]
 async fn native_claim_is_answered_when_the_container_is_ready_and_its_commands_have_its_environment() {
     let world = World::new(&[("a", 6)], 1).await;
-    world.node("a").engine.set_jobs(|job| Play::printing(format!("{:?} {:?}", job.id, job.env)));
-    world.put_pool(1).await;
-    world.until_free(1).await;
+    let engine = &world.node("a").engine;
+    engine.set_jobs(|job| Play::printing(job.env.get("GREETING").cloned().unwrap_or_default()));
     let settings = json!({"pool": "shells", "env": {"GREETING": "hello"}, "labels": {"team": "blue"}});
     let warm = world.claimed_with("student-1", settings.clone()).await;
     assert_eq!((&warm.body["status"], &warm.body["node"]), (&json!("allocated"), &json!("a")), "{warm:?}");
