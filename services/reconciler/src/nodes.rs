@@ -16,7 +16,7 @@ use futures_util::future::join_all;
 use ports::bus::{Context, RequestError};
 use ports::store::{StoreError, Write};
 use runtime::telemetry::Chain;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 mod silence;

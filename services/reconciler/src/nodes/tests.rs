@@ -9,6 +9,7 @@ use domain::template::Isolation;
 use domain::{ClaimKey, Drain, Grant, IdempotencyKey, OwnerId};
 use parking_lot::Mutex;
 use ports::bus::{Answer, Handler, Request, ServeNode as _};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
