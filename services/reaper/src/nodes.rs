@@ -1,10 +1,15 @@
 //! The nodes as a provider: the runner of a node removes the containers of a sandbox that has ended.
+//!
+//! Throttle and breaker are those of one node ([`load`]): one that does not answer holds up no other one.
+
+mod load;
 
 use async_trait::async_trait;
 use contract::NodeVerb;
 use contract::fault::FaultDetail;
 use contract::nodes::{RemoveContainersReply, RemoveContainersRequest};
 use domain::{Descriptor, NodeId};
+use load::Loads;
 use ports::bus::{Context, NodeRequests, RequestError};
 use ports::clock::Clock;
 use ports::provider::{Abilities, Deleted, Listing, Prepared, Provider, ProviderError, Target};
@@ -26,6 +31,7 @@ pub struct Nodes {
     store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
+    loads: Loads,
 }
 
 // === impl Nodes ===
@@ -45,7 +51,7 @@ impl Nodes {
         clock: Arc<dyn Clock>,
         random: Arc<dyn Random>,
     ) -> Self {
-        Self { requests, store, clock, random }
+        Self { requests, store, clock, random, loads: Loads::default() }
     }
 
     /// The result for a container whose node does not answer. A lost node removes it by itself when it returns.
@@ -84,12 +90,28 @@ impl Provider for Nodes {
         let node = NodeId::parse(node).map_err(|problem| ProviderError::Refused {
             message: format!("the name of its node {problem}"),
         })?;
+        let place = match self.loads.enter(&node, self.clock.monotonic()) {
+            Ok(place) => place,
+            // A node that was lost meanwhile needs no further time-out.
+            Err(wait) => {
+                return match self.without_node(&node).await {
+                    Err(_) => Err(ProviderError::Throttled {
+                        retry_after: Some(wait),
+                        message: format!("node {node} is busy or does not answer"),
+                    }),
+                    gone => gone,
+                };
+            }
+        };
         let request = RemoveContainersRequest { sandbox_id: target.external_id.as_str().to_owned() };
         let body = serde_json::to_vec(&request)
             .map_err(|_| ProviderError::Failed { message: "the request could not be written".to_owned() })?;
         let (verb, context) =
             (NodeVerb::Remove, Context::own(self.clock.as_ref(), self.random.as_ref(), REMOVE_TIMEOUT));
-        match self.requests.request_node(&node, verb, &context, body.into(), REMOVE_TIMEOUT).await {
+        let answered = self.requests.request_node(&node, verb, &context, body.into(), REMOVE_TIMEOUT).await;
+        let is_silent = matches!(answered, Err(RequestError::TimedOut));
+        place.leave(is_silent.then(|| self.clock.monotonic()));
+        match answered {
             Ok(reply) => match reply.read() {
                 Ok(Ok(RemoveContainersReply { removed: 0 })) => Ok(Deleted::AlreadyGone),
                 Ok(Ok(RemoveContainersReply { .. })) => Ok(Deleted::Now),

@@ -126,6 +126,23 @@ async fn missing_reply_is_an_unreachable_node_or_an_unknown_outcome() {
 }
 
 #[tokio::test]
+async fn silent_node_costs_no_further_time_outs_and_is_gone_once_it_is_lost() {
+    let store = knowing(None).await;
+    let (fake, there) = over(&store);
+    fake.script(Err(RequestError::TimedOut));
+    assert_eq!(there.delete(&on_node()).await, Err(ProviderError::UnknownOutcome { waited_seconds: 10 }));
+    let Err(ProviderError::Throttled { retry_after, .. }) = there.delete(&on_node()).await else {
+        panic!("asked")
+    };
+    assert_eq!((retry_after, fake.calls().len()), (Some(Duration::from_secs(5)), 1), "it was not asked");
+    let seen = store.node(&NodeId::parse("node-a").unwrap()).await.unwrap().unwrap();
+    let lost = Node { lost_at: Some(NOW), generation: 2, ..seen.clone() };
+    assert!(store.write_node(Some(&seen), &lost).await.unwrap());
+    assert_eq!(there.delete(&on_node()).await, Ok(Deleted::AlreadyGone));
+    assert_eq!(fake.calls().len(), 1);
+}
+
+#[tokio::test]
 async fn fault_is_a_refusal_or_a_failure_of_the_node() {
     for code in FaultCode::iter() {
         let message = format!("{}: said so", code.as_str());
