@@ -4,7 +4,7 @@ use axum::Extension;
 use axum::body::Bytes;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::Response;
 use contract::claims::{ClaimView, ClaimsReply, ClaimsRequest, RuntimeRequest};
 use contract::{
@@ -28,6 +28,8 @@ use crate::sandboxes::{
     LEASE_EPOCH_HEADER, bounded, lease_epoch, owner, sandbox_in_path, token_pool, whose_token,
 };
 
+/// Where the time of an answer went (W3C Server Timing).
+const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 /// Time that a claim waits by default, in seconds.
 const WAIT_SECONDS_DEFAULT: u64 = 30;
 /// Longest time that a claim waits, in seconds.
@@ -374,9 +376,12 @@ async fn send_claim(
     request: AllocateRequest,
     patience: Option<Duration>,
 ) -> Result<Response, Failure> {
+    let began = events.clock.monotonic();
+    let since_begin = || events.clock.monotonic().saturating_sub(began);
     let deadline_ms = patience.map(|patience| events.clock.now_ms() + crate::relay::millis(patience));
     let (key, owner) = (request.idempotency_key.clone(), request.owner.clone());
     let reply = relay.send(Verb::Claim, facts, key.as_deref(), &bounded(request, facts)).await?;
+    let claimed_after = since_begin();
     let success = match reply.outcome {
         Some(Outcome::Created) => StatusCode::CREATED,
         Some(Outcome::Existing) | None => StatusCode::OK,
@@ -386,13 +391,23 @@ async fn send_claim(
     if let Ok(sandbox) = domain::SandboxId::parse(&claimed.sandbox_id) {
         facts.note_sandbox(&sandbox);
     }
-    match deadline_ms.filter(|_| claimed.is_under_way()) {
+    let reply = match deadline_ms.filter(|_| claimed.is_under_way()) {
         Some(deadline_ms) => {
-            let ready = until_ready(relay, events, facts, &claimed, owner, deadline_ms).await;
-            Ok(pass_on(ready.unwrap_or(reply), success))
+            until_ready(relay, events, facts, &claimed, owner, deadline_ms).await.unwrap_or(reply)
         }
-        None => Ok(pass_on(reply, success)),
-    }
+        None => reply,
+    };
+    let mut response = pass_on(reply, success);
+    response.headers_mut().insert(SERVER_TIMING, timing(claimed_after, since_begin()));
+    Ok(response)
+}
+
+/// Where the time of a claim went, in milliseconds: `claim` until the lease was there, `ready` from then until the answer.
+fn timing(claimed_after: Duration, ready_after: Duration) -> HeaderValue {
+    let ms = |span: Duration| span.as_secs_f64() * 1_000.0;
+    let waited = ready_after.saturating_sub(claimed_after);
+    let text = format!("claim;dur={:.1}, ready;dur={:.1}", ms(claimed_after), ms(waited));
+    HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static(""))
 }
 
 /// Waits until a claim can be used or has failed, or until the time is over; then what it is. None if it could not be looked

@@ -22,6 +22,8 @@ async fn claim_that_waits_is_answered_when_it_is_ready_or_has_failed() {
         let rig = Rig::new([created, Step::Say(None, PROVISIONING), busy, end]);
         let answer = claim(&rig, "?wait=ready", "{}").await;
         assert_eq!((answer.status.as_u16(), answer.body.as_ref()), (201, body.as_bytes()));
+        let timing = answer.header("server-timing").unwrap();
+        assert!(timing.starts_with("claim;dur=") && timing.contains(", ready;dur="), "{timing}");
         let asked: Vec<_> = rig.workers.seen().iter().map(|seen| seen.verb).collect();
         assert_eq!(asked[..2], [Verb::Claim, Verb::ShowClaim]);
     }
