@@ -5,8 +5,8 @@ use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// Removals that a process asks one node for at once: it removes eight side by side, and each takes the machine's time.
-const IN_FLIGHT_MAX: usize = 8;
+/// Removals that a process asks one node for at once: half of what a node accepts by default, so that two reapers fill it.
+const IN_FLIGHT_MAX: usize = 32;
 /// Wait for a node that has as many. A removal takes milliseconds.
 const BUSY_WAIT: Duration = Duration::from_millis(250);
 /// Time after a removal without an answer in which a node is not asked again. Then one removal tries it.
