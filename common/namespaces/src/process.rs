@@ -169,11 +169,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(Process::started_with(folder.path()), []);
         let mut child = std::process::Command::new("sh")
-            .args(["-c", "read line", "sh"])
+            .args(["-c", "echo; read line", "sh"])
             .arg(folder.path().join("file"))
             .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
             .spawn()
             .unwrap();
+        // Its arguments can be read a moment after it was started.
+        let mut said = [0];
+        std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut said).unwrap();
         let process = Process::of(i32::try_from(child.id()).unwrap()).unwrap();
         assert_eq!(Process::started_with(folder.path()), [process]);
         drop(child.stdin.take());
