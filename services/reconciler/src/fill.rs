@@ -13,6 +13,7 @@ use domain::{
 };
 use ports::store::{Insert, StoreError, Write};
 use runtime::telemetry::Chain;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 mod demand;
@@ -121,15 +122,19 @@ impl Reconciler {
         template: Option<&TemplateVersion>,
         skipped: &mut Skipped,
     ) -> Result<Stock, StoreError> {
-        let states = [StateName::Available, StateName::Provisioning, StateName::ProvisionFailed];
+        // What is created becomes free, never the other way: one that does so during the walk is met twice and not missed,
+        // and counts as it was met last.
+        let states = [StateName::Provisioning, StateName::ProvisionFailed, StateName::Available];
         let mut walk = self.walk_pool(&spec.name, &states).await?;
-        let mut stock = Stock::default();
+        let mut latest = BTreeMap::new();
         while let Some(batch) = walk.next(skipped).await? {
-            for sandbox in batch {
-                let version = sandbox.descriptor.get(Descriptor::TEMPLATE);
-                let is_current = template.is_none_or(|current| version == Some(current.as_str()));
-                stock.take(sandbox, is_current);
-            }
+            latest.extend(batch.into_iter().map(|sandbox| (sandbox.id.clone(), sandbox)));
+        }
+        let mut stock = Stock::default();
+        for sandbox in latest.into_values() {
+            let version = sandbox.descriptor.get(Descriptor::TEMPLATE);
+            let is_current = template.is_none_or(|current| version == Some(current.as_str()));
+            stock.take(sandbox, is_current);
         }
         stock.sort();
         Ok(stock)

@@ -18,6 +18,8 @@ async fn users_reach_a_node_with_their_own_verbs_only() {
         ("reaper", NodeVerb::Remove),
         ("allocator", NodeVerb::Lease),
         ("allocator", NodeVerb::Execute),
+        ("allocator", NodeVerb::Runtime),
+        ("allocator", NodeVerb::Inventory),
         ("reconciler", NodeVerb::Inventory),
     ];
     let (mut inbox, running) = begin_to_serve(&runner, "a", 4);
@@ -35,7 +37,7 @@ async fn users_reach_a_node_with_their_own_verbs_only() {
         );
         assert_eq!((asked.is_fault, &*asked.body), (false, &br#"{"a":1}"#[..]), "{user}");
         assert_eq!(seen, (own, user.to_owned()));
-        for (_, other) in callers.iter().filter(|(name, _)| *name != user) {
+        for (_, other) in callers.iter().filter(|(_, verb)| !callers.contains(&(user, *verb))) {
             let refused = caller.request_node(&node("a"), *other, &request, Bytes::new(), SHORT).await;
             assert_eq!(refused.unwrap_err(), RequestError::TimedOut, "{user} {other:?}");
         }
