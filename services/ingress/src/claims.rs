@@ -79,6 +79,14 @@ pub(crate) struct ReplicaSettings {
     labels: BTreeMap<String, String>,
 }
 
+/// What a claim can wait for, in the description.
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+#[expect(dead_code, reason = "it only describes a parameter")]
+enum WaitFor {
+    Ready,
+}
+
 /// What a claim waits for.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -101,7 +109,7 @@ type PathId = Result<Path<String>, PathRejection>;
     post, path = "/v1/claims", tag = "claims", extensions(("x-action" = json!(Action::Ask(Verb::Claim).as_str()))),
     params(
         ("X-Instruqt-Sandbox-ID" = String, Header, description = "the owner; older scripts send `X-Track-ID`"),
-        ("wait" = Option<String>, Query, description = "`ready`: answer when the sandbox can be used or cannot be created, or when the time is over"),
+        ("wait" = inline(Option<WaitFor>), Query, description = "`ready`: answer when the sandbox can be used or cannot be created, or when the time is over"),
         ("wait_seconds" = Option<u64>, Query, description = "longest time to wait, 1 to 60; 30 without it", minimum = 1, maximum = 60)
     ),
     request_body(content = ClaimSettings, example = json!({"pool": "shell", "key": "demo", "env": {"LANG": "C"}})),
@@ -148,7 +156,7 @@ pub(crate) async fn claim(
     params(
         ("id" = String, Path, description = "the sandbox"),
         ("X-Instruqt-Sandbox-ID" = String, Header, description = "the owner; older scripts send `X-Track-ID`"),
-        ("wait" = Option<String>, Query, description = "`ready`: answer when the new sandbox can be used or cannot be created, or when the time is over"),
+        ("wait" = inline(Option<WaitFor>), Query, description = "`ready`: answer when the new sandbox can be used or cannot be created, or when the time is over"),
         ("wait_seconds" = Option<u64>, Query, description = "longest time to wait, 1 to 60; 30 without it", minimum = 1, maximum = 60)
     ),
     request_body(content = ReplicaSettings, example = json!({"key": "demo-2"})),
@@ -235,7 +243,7 @@ pub(crate) async fn show_claim(
         ("id" = String, Path, description = "the sandbox"),
         ("X-Instruqt-Sandbox-ID" = String, Header, description = "the owner; older scripts send `X-Track-ID`"),
         ("X-Lease-Epoch" = u64, Header, description = "the epoch of the lease"),
-        ("lease_minutes" = u32, Query, description = "total length of the lease, in minutes")
+        ("lease_minutes" = u32, Query, description = "total length of the lease, in minutes", minimum = 1)
     ),
     responses((status = 200, description = "the lease with its new end", body = contract::Allocation), OfExtend)
 )]
