@@ -258,7 +258,8 @@ async fn published_port_serves_and_nothing_goes_out() -> Result<(), Failure> {
         let id = machine.create(published).await?;
         let endpoint = endpoint(&machine, &id).await?;
         assert_eq!(endpoint.ip(), address);
-        assert!(get(endpoint).is_ok_and(|text| text.is_empty()) || get(endpoint).is_err());
+        // Nothing listens inside yet: the connection is refused, or ends at once.
+        assert_eq!(get(endpoint).unwrap_or_default(), "");
         serve(&machine, &id).await?;
         for _ in 0..2 {
             assert!(get(endpoint)?.ends_with("hello"));
