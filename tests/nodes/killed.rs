@@ -59,10 +59,11 @@ async fn runner_is_killed_after_a_claim_and_during_a_command() {
         })
         .await;
         node.kill().await;
+        // Before the caller gives up: by then the node would be lost, and the lease with it.
+        node.start_again(&fleet.up).await;
     };
     let (cut, ()) = tokio::join!(command, kill);
     assert!(cut.status >= 500, "a command without a result has none: {cut:?}");
-    node.start_again(&fleet.up).await;
     fleet.until_sh(&id, "student-1", "test -f begun && grep kept file").await;
     fleet.until_consistent(&[&node]).await;
     fleet.released(&id, "student-1", &inside).await;
