@@ -113,9 +113,7 @@ impl Allocator {
         permit: &Permit,
     ) -> Result<(Outcome, Allocation), Fault> {
         let (outcome, sandbox) = self.claim_sandbox(principal, request, permit).await?;
-        let allocation = Allocation::of(&sandbox);
-        let no_lease = || Fault::new(FaultCode::InternalError, "the sandbox has no lease");
-        Ok((outcome, allocation.ok_or_else(no_lease)?))
+        Ok((outcome, crate::extend::allocation_of(&sandbox)?))
     }
 
     /// Claims a sandbox, and has its container activated.

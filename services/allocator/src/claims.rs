@@ -3,7 +3,7 @@
 use crate::admission::Permit;
 use crate::{Allocator, decode, lookup, page_limit, store_fault};
 use contract::claims::{ClaimView, ClaimsReply, ClaimsRequest};
-use contract::{Fault, FaultCode, Outcome, Principal, SandboxRequest};
+use contract::{Fault, Outcome, Principal, SandboxRequest};
 use domain::Sandbox;
 use ports::bus::Request;
 use ports::store::PageCursor;
@@ -45,18 +45,13 @@ impl Allocator {
     pub(crate) async fn show_claim(&self, request: &Request) -> Result<ClaimView, Fault> {
         let SandboxRequest { sandbox_id, owner, by: _ } = decode(&request.body)?;
         let (id, owner) = lookup::parse_target(request, &sandbox_id, &owner)?;
-        let sandbox = self.sandbox_of(request, id.as_str()).await?;
-        if !sandbox.belongs_to(&owner) {
-            return Err(Fault::new(FaultCode::NotSandboxOwner, "this sandbox is not allocated to you"));
-        }
-        view_of(&sandbox)
+        view_of(&self.own_sandbox(request, id.as_str(), &owner).await?)
     }
 }
 
 /// What the holder of a sandbox sees.
 pub(crate) fn view_of(sandbox: &Sandbox) -> Result<ClaimView, Fault> {
-    let no_lease = || Fault::new(FaultCode::InternalError, "the sandbox has no lease");
-    ClaimView::of(sandbox).ok_or_else(no_lease)
+    ClaimView::of(sandbox).ok_or_else(lookup::no_lease)
 }
 
 #[cfg(test)]

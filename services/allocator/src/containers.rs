@@ -99,10 +99,7 @@ impl Allocator {
         } = decode(&request.body)?;
         let (id, owner) = lookup::parse_target(request, &sandbox_id, &owner)?;
         let timeout_seconds = execution_seconds(timeout_seconds)?;
-        let sandbox = self.sandbox_of(request, id.as_str()).await?;
-        if !sandbox.belongs_to(&owner) {
-            return Err(Fault::new(FaultCode::NotSandboxOwner, "this sandbox is not allocated to you"));
-        }
+        let sandbox = self.own_sandbox(request, id.as_str(), &owner).await?;
         let place = self.usable(&sandbox, lease_epoch.map(Epoch::new))?;
         let Place { node, incarnation } = place;
         let body = ExecuteRequest { sandbox_id, incarnation, command, env, cwd, stdin, timeout_seconds };
@@ -120,10 +117,7 @@ impl Allocator {
         let RuntimeRequest { sandbox_id, owner, action, lease_epoch, by } = decode(&request.body)?;
         let (id, owner) = lookup::parse_target(request, &sandbox_id, &owner)?;
         let (action, by) = (parse_runtime_action(&action)?, parse_actor(request, by.as_deref())?);
-        let mut sandbox = self.sandbox_of(request, id.as_str()).await?;
-        if !sandbox.belongs_to(&owner) {
-            return Err(Fault::new(FaultCode::NotSandboxOwner, "this sandbox is not allocated to you"));
-        }
+        let mut sandbox = self.own_sandbox(request, id.as_str(), &owner).await?;
         let epoch = lease_epoch.map(Epoch::new);
         let Place { node, incarnation } = self.usable(&sandbox, epoch)?;
         let body = ContainerRuntimeRequest {
@@ -216,7 +210,7 @@ fn place_of(sandbox: &Sandbox) -> Option<Place> {
 }
 
 /// The reply of a node, or the fault for the caller.
-async fn ask<R: DeserializeOwned>(
+pub(crate) async fn ask<R: DeserializeOwned>(
     nodes: &dyn NodeRequests,
     node: &NodeId,
     verb: NodeVerb,

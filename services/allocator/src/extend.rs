@@ -94,7 +94,7 @@ fn lease_to_extend<'a>(
     now: UnixSeconds,
 ) -> Result<&'a Lease, Fault> {
     if !sandbox.belongs_to(&wanted.owner) {
-        return Err(Fault::new(FaultCode::NotSandboxOwner, "this sandbox is not allocated to you"));
+        return Err(crate::lookup::not_owner());
     }
     let over = || Fault::new(FaultCode::AllocationExpired, "the lease has expired; claim a new sandbox");
     let Some(lease) = sandbox.lease() else {
@@ -128,8 +128,9 @@ fn lease_to_extend<'a>(
     Ok(lease)
 }
 
-fn allocation_of(sandbox: &Sandbox) -> Result<Allocation, Fault> {
-    Allocation::of(sandbox).ok_or_else(|| Fault::new(FaultCode::InternalError, "the sandbox has no lease"))
+/// What the holder of a sandbox sees over the broker's API.
+pub(crate) fn allocation_of(sandbox: &Sandbox) -> Result<Allocation, Fault> {
+    Allocation::of(sandbox).ok_or_else(crate::lookup::no_lease)
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use contract::{
     Action, Census, Counted, CountedBy, DeletionsStatus, Fault, FaultCode, HealthReply, LabDuration,
     PoolStats, SandboxRequest, SandboxView, StatsReply, Target, authorize,
 };
-use domain::{OwnerId, PoolName, SandboxId, StateName};
+use domain::{OwnerId, PoolName, Sandbox, SandboxId, StateName};
 use ports::bus::Request;
 use ports::store::{SortRange, StateQuery, StoreError};
 use runtime::requests::parse_sandbox;
@@ -29,20 +29,34 @@ pub(crate) fn other_lease() -> Fault {
     Fault::new(FaultCode::InvalidState, "the lease of that epoch is not the one that is live")
 }
 
+/// The fault for a caller that does not hold the sandbox.
+pub(crate) fn not_owner() -> Fault {
+    Fault::new(FaultCode::NotSandboxOwner, "this sandbox is not allocated to you")
+}
+
+/// The fault for a sandbox that should have a lease and has none.
+pub(crate) fn no_lease() -> Fault {
+    Fault::new(FaultCode::InternalError, "the sandbox has no lease")
+}
+
 // === impl Allocator ===
 
 impl Allocator {
     pub(crate) async fn get(&self, request: &Request) -> Result<SandboxView, Fault> {
         let SandboxRequest { sandbox_id, owner, by: _ } = decode(&request.body)?;
         let (id, owner) = parse_target(request, &sandbox_id, &owner)?;
-        let found = self.ports.store.sandbox(&id).await.map_err(|error| store_fault(request, &error))?;
-        let Some(sandbox) = found else {
-            return Err(Fault::new(FaultCode::NotFound, "there is no such sandbox"));
-        };
-        if !sandbox.belongs_to(&owner) {
-            return Err(Fault::new(FaultCode::NotSandboxOwner, "this sandbox is not allocated to you"));
-        }
-        Ok(SandboxView::of(&sandbox))
+        Ok(SandboxView::of(&self.own_sandbox(request, id.as_str(), &owner).await?))
+    }
+
+    /// The sandbox of that id if `owner` is its live or last holder.
+    pub(crate) async fn own_sandbox(
+        &self,
+        request: &Request,
+        id: &str,
+        owner: &OwnerId,
+    ) -> Result<Sandbox, Fault> {
+        let sandbox = self.sandbox_of(request, id).await?;
+        if sandbox.belongs_to(owner) { Ok(sandbox) } else { Err(not_owner()) }
     }
 
     /// The counts of the last census if it is recent enough; otherwise counts every index shard, which reads the whole

@@ -1,6 +1,7 @@
 //! Operators' requests about nodes: show them, take them out of use and put them back.
 
 use crate::admission::Permit;
+use crate::containers::ask;
 use crate::{Allocator, decode, page_limit, parse_operator, store_fault};
 use contract::nodes::{
     DRAIN_SECONDS_MAX, InventoryReply, InventoryRequest, NodeLoad, NodeOrder, NodeRequest, NodeView,
@@ -113,10 +114,10 @@ impl Allocator {
         if node.lost_at.is_some() {
             return None;
         }
-        let body = serde_json::to_vec(&InventoryRequest::default()).ok()?;
-        let (nodes, verb) = (self.ports.nodes.as_ref(), NodeVerb::Inventory);
-        let asked = nodes.request_node(&node.id, verb, &request.context, body.into(), LOAD_TIMEOUT).await;
-        let InventoryReply { generation, load, .. } = asked.ok()?.read().ok()?.ok()?;
+        let (nodes, context) = (self.ports.nodes.as_ref(), &request.context);
+        let body = InventoryRequest::default();
+        let asked = ask(nodes, &node.id, NodeVerb::Inventory, context, &body, LOAD_TIMEOUT).await;
+        let InventoryReply { generation, load, .. } = asked.ok()?;
         load.filter(|_| generation == node.generation)
     }
 }

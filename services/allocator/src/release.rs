@@ -72,7 +72,7 @@ impl Allocator {
 /// The reply to a caller that held the sandbox: success if its deletion is in progress, whichever actor requested it.
 fn reply_for(sandbox: &Sandbox, owner: &OwnerId, epoch: Option<Epoch>) -> Result<ReleaseReply, Fault> {
     let Some(lease) = sandbox.last_lease().filter(|lease| lease.claim.owner == *owner) else {
-        return Err(Fault::new(FaultCode::NotSandboxOwner, "this sandbox is not allocated to you"));
+        return Err(crate::lookup::not_owner());
     };
     if epoch.is_some_and(|epoch| epoch != lease.epoch) {
         return Err(crate::lookup::other_lease());

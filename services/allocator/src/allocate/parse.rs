@@ -131,10 +131,7 @@ impl Allocator {
 
     /// The sandbox that a claim is to be a replica of: a container or the like that the same owner holds.
     async fn original(&self, asked: &Request, id: &str, owner: &OwnerId) -> Result<Sandbox, Fault> {
-        let sandbox = self.sandbox_of(asked, id).await?;
-        if !sandbox.belongs_to(owner) {
-            return Err(Fault::new(FaultCode::NotSandboxOwner, "this sandbox is not allocated to you"));
-        }
+        let sandbox = self.own_sandbox(asked, id, owner).await?;
         if sandbox.lease().is_none() {
             return Err(Fault::new(FaultCode::InvalidState, "this sandbox has been released"));
         }
