@@ -11,6 +11,8 @@ use super::history::Cause;
     Default,
     PartialEq,
     Eq,
+    PartialOrd,
+    Ord,
     strum::IntoStaticStr,
     strum::EnumString,
     strum::EnumIter,

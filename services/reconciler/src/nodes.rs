@@ -145,8 +145,7 @@ impl Reconciler {
                         continue;
                     };
                     // A single look may meet a container that is being started, or an engine that skips one.
-                    let doubt =
-                        container_of(sandbox).map(|container| (container, finding.leads_to().to_string()));
+                    let doubt = container_of(sandbox).map(|container| (container, finding.leads_to()));
                     let is_certain =
                         finding == NODE_LOST || doubt.as_ref().is_some_and(|one| before.contains(one));
                     doubts.extend(doubt);

@@ -1,7 +1,7 @@
 //! How long nodes have not answered this process, and when they count as lost.
 
 use contract::nodes::HeldContainer;
-use domain::NodeId;
+use domain::{NodeId, RuntimeState};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -33,7 +33,7 @@ struct Known {
 }
 
 /// Containers that did something else than their records say at the last inventory, and what.
-pub(super) type Doubts = BTreeSet<(HeldContainer, String)>;
+pub(super) type Doubts = BTreeSet<(HeldContainer, RuntimeState)>;
 
 /// What a node is now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
