@@ -68,7 +68,7 @@ async fn free_sandbox_gets_its_network_with_the_lease() {
     let mut node = Node::start(&fleet.up, "a").await;
     let free = fleet.until_free_on("a", 1).await;
     until_served(&free[0]).await;
-    assert!(!node.is_attached(free[0].id.as_str()), "nobody has it yet");
+    assert!(!node.is_attached(free[0].id.as_str()), "it has no holder yet");
     let held = fleet.claimed("student-1").await;
     let id = held.id.to_string();
     fleet.until_sh(&id, "student-1", &reach(&server)).await;

@@ -6,9 +6,6 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use utoipa::ToSchema;
 
-/// Most claims of a page.
-pub const CLAIMS_PAGE_MAX: u32 = 100;
-
 /// Which page of the claims of an owner: `claims`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -121,7 +118,7 @@ pub struct RuntimeRequest {
 // === impl ClaimView ===
 
 impl ClaimView {
-    /// What the live or last holder of `sandbox` sees; none if nobody ever held it.
+    /// What the live or last holder of `sandbox` sees; none if it was never leased.
     #[must_use]
     pub fn of(sandbox: &Sandbox) -> Option<Self> {
         let lease = sandbox.last_lease()?;

@@ -439,7 +439,7 @@ impl Sandbox {
         })
     }
 
-    /// The live or last lease as it stays on record: its environment is nobody's business any more.
+    /// The live or last lease as it stays on record: without its environment, which is not needed any more.
     fn ended_lease(&self) -> Option<Lease> {
         let mut lease = self.last_lease()?.clone();
         lease.options =

@@ -260,7 +260,7 @@ impl Allocator {
         let names = |key: &str, value: &str| sandbox.descriptor.get(key) == Some(value);
         let is_named = names(Descriptor::NODE, node.as_str())
             && names(Descriptor::INCARNATION, &incarnation.to_string())
-            // Its holder was told that it is lost.
+            // The record already says to its holder that it is lost.
             && RuntimeState::of(&sandbox.descriptor) != Some(RuntimeState::Failed);
         Ok(match &sandbox.state {
             State::Provisioning(_) => Holding::keep(None),

@@ -41,8 +41,8 @@ async fn holder_gets_the_sandbox_after_a_replay() {
     let world = World::new(&[("a", 6)], 0).await;
     let seen = parked(&world, "student-1").await;
     let again = world.claim("student-1").await;
-    let told = (again.sandbox(), &again.body["status"]);
-    assert_eq!(told, (seen.id.as_str(), &json!("provision_failed")), "its holder is told: {again:?}");
+    let shown = (again.sandbox(), &again.body["status"]);
+    assert_eq!(shown, (seen.id.as_str(), &json!("provision_failed")), "its holder sees it: {again:?}");
     let listed = world.rig.api.admin(Method::GET, "/v1/admin/sandboxes?status=provision_failed").await;
     let one = &listed.body["sandboxes"][0];
     assert_eq!((&listed.body["count"], &one["sandbox_id"]), (&json!(1), &json!(seen.id.as_str())));

@@ -69,7 +69,7 @@ impl Namespaces {
         Ok(())
     }
 
-    /// Ends what was started for a sandbox, whoever knows of it.
+    /// Ends every process that was started for a sandbox, recorded by this runner or not.
     async fn end_started_with(&self, own: &Own) -> Result<(), EngineError> {
         for process in Process::started_with(own.path()) {
             self.end(&[process], &Group::None).await?;
