@@ -44,6 +44,14 @@ pub fn endpoint_for_indexes() -> Option<&'static str> {
     ENDPOINT.get_or_init(start).as_deref()
 }
 
+/// As [`endpoint`], a new engine for one test. It runs as long as this process.
+///
+/// # Panics
+/// As [`endpoint`].
+pub fn fresh_endpoint() -> Option<&'static str> {
+    start().map(|endpoint| &*endpoint.leak())
+}
+
 fn start() -> Option<String> {
     let place = ProcessEnv.get("DYNAMODB_LOCAL_DIR").map_or_else(
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("../.tools/dynamodb-local"),
