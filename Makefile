@@ -73,7 +73,7 @@ test-compose: ## Build the image, and start compose.yaml on a Docker engine of i
 
 test-engine: ## Run real sandboxes on this machine: the suite of all engines, what each sees and may use, killed runners (root on Debian)
 	@tools/engine.sh >/dev/null
-	cargo test --package namespaces --features machine $(ARGS)
+	cargo test --package host --package namespaces --features host/machine,namespaces/machine $(ARGS)
 	@tools/cgroup2.sh || [ $$? -eq 3 ]
 	@tools/nats-server.sh >/dev/null
 	cargo build --workspace --bin broker
@@ -122,7 +122,7 @@ fmt-check:
 	cargo fmt --all -- --check
 
 clippy: ## Lint the code, warnings denied
-	cargo clippy --workspace --all-targets --features namespaces/machine,tests/machine -- -D warnings
+	cargo clippy --workspace --all-targets --features docker/machine,host/machine,namespaces/machine,tests/machine -- -D warnings
 
 deny: ## Check the dependency tree against .deny.toml, and for dependencies that no crate uses; builds the tools for it
 	@deny="$$(tools/cargo-tool.sh deny)" && "$$deny" check --hide-inclusion-graph bans licenses sources

@@ -10,7 +10,7 @@ set -euo pipefail
 # Tests take 30 s there on a busy machine; a kernel that hangs ends after this time.
 timeout_seconds=300
 # What depends on control groups. A name selects each test that contains it.
-tests=(limits:: paused_ containers_are_created a_kernel_freezes)
+names=(limits:: paused_ containers_are_created a_kernel_freezes)
 
 if grep -qw amx_tile /proc/cpuinfo; then
     say "left out: User-mode Linux does not run on processors with AMX"
@@ -21,8 +21,10 @@ if ! command -v linux.uml >/dev/null; then
 fi
 
 cd "$root"
-mapfile -t programs < <(cargo test --quiet --package namespaces --features machine --lib --test engine --no-run \
-    --message-format json | sed -n 's/.*"executable":"\([^"]*\)".*/\1/p')
+mapfile -t programs < <(for tests in "host --lib" "namespaces --test engine"; do
+    # shellcheck disable=SC2086
+    cargo test --quiet --features machine --no-run --message-format json --package $tests
+done | sed -n 's/.*"executable":"\([^"]*\)".*/\1/p')
 ((${#programs[@]} == 2)) || die "expected two test programs, not ${#programs[*]}"
 
 work=$(mktemp -d)
@@ -35,7 +37,7 @@ mount -t tmpfs run /run
 mount -t cgroup2 none /sys/fs/cgroup
 export PATH=$PATH TMPDIR=/run
 for program in ${programs[*]}; do
-    "\$program" --color never --test-threads 1 ${tests[*]} 2>&1
+    "\$program" --color never --test-threads 1 ${names[*]} 2>&1
 done
 echo o >/proc/sysrq-trigger
 # Until that was done: the kernel panics if this ends.

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 /// What every crate above the ports may depend on.
 const FOUNDATION: [&str; 4] = ["domain", "contract", "ports", "runtime"];
 /// Our crates in `common`, and which of our other crates each may use.
-const COMMON: [(&str, &[&str]); 16] = [
+const COMMON: [(&str, &[&str]); 18] = [
     ("domain", &[]),
     ("contract", &["domain"]),
     ("ports", &["contract", "domain"]),
@@ -18,8 +18,10 @@ const COMMON: [(&str, &[&str]); 16] = [
     ("crypto", &[]),
     ("csp", &FOUNDATION),
     ("dynamodb", &["domain", "contract", "ports", "runtime", "aws"]),
+    ("docker", &["domain", "contract", "ports", "runtime", "host", "supervisor"]),
+    ("host", &["domain", "contract", "ports", "runtime"]),
     ("http-client", &["domain", "contract", "ports", "runtime", "crypto"]),
-    ("namespaces", &["domain", "contract", "ports", "runtime", "supervisor"]),
+    ("namespaces", &["domain", "contract", "ports", "runtime", "host", "supervisor"]),
     ("nats", &["domain", "contract", "ports", "runtime", "crypto"]),
     ("ops", &FOUNDATION),
     ("secretsmanager", &["domain", "contract", "ports", "runtime", "aws"]),

@@ -3,7 +3,8 @@
 //! Creation ends when the supervisor has answered. Two at a time: creations and removals by two tasks.
 
 use domain::SandboxId;
-use namespaces::{Config, Namespaces, Publish};
+use host::Publish;
+use namespaces::{Config, Namespaces};
 use ports::clock::SystemClock;
 use ports::engine::{ContainerSpec, Engine as _, Image, Incarnation, Limits, Network, PublishedPort};
 use std::error::Error;

@@ -7,6 +7,7 @@ pub(crate) mod end;
 use crate::Namespaces;
 use crate::record::{Phase, Record};
 use async_trait::async_trait;
+use host::LOOK_PAUSE;
 use ports::engine::{
     Connection, Container, ContainerSpec, ContainerState, Engine, EngineError, EngineInfo, Feature,
     Incarnation, Usage,
@@ -15,8 +16,6 @@ use std::io;
 use std::time::Duration;
 use tokio::net::UnixStream;
 
-/// Pause between two looks at whether the kernel has done something.
-pub(crate) const LOOK_PAUSE: Duration = Duration::from_millis(1);
 /// Time-out for freezing: a process in a call to a slow device is frozen only after it.
 const FREEZE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time-out for the supervisor's socket.

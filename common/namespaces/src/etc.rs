@@ -1,8 +1,8 @@
 //! The folder `/etc` of sandboxes that see the machine's own programs: a copy of what these need, and made-up users. One folder
 //! costs a sandbox one mount; a mount for each file would cost a quarter of its creation.
 
-use crate::folders::{MODE_VISIBLE, fresh_name};
 use crate::network::RESOLVER;
+use host::folders::{Folders, MODE_VISIBLE, fresh_name, make_private};
 use std::fs;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
@@ -29,6 +29,17 @@ const OF_HOST: [&str; 13] = [
 pub(crate) const RESOLVER_FILE: &str = "resolv.conf";
 /// Mode of files that every user inside reads.
 const MODE_READABLE: u32 = 0o644;
+
+/// The folder of all such folders.
+pub(crate) fn all(folders: &Folders) -> PathBuf {
+    folders.of_state("etc")
+}
+
+/// Empties that folder.
+pub(crate) fn delete(folders: &Folders) -> io::Result<()> {
+    fs::remove_dir_all(all(folders))?;
+    make_private(&all(folders))
+}
 
 /// The folder for sandboxes whose commands run as `user`, below `parent`. It is made once.
 pub(crate) fn folder(parent: &Path, user: u32) -> io::Result<PathBuf> {

@@ -1,7 +1,7 @@
 //! What is visible in the root folder of a sandbox.
 
 use crate::etc::RESOLVER_FILE;
-use crate::folders::{MODE_VISIBLE, fresh_name};
+use host::folders::{MODE_VISIBLE, fresh_name};
 use parking_lot::Mutex;
 use ports::engine::EngineError;
 use sha2::{Digest as _, Sha256};

@@ -5,17 +5,18 @@
 //! leave process 1 waiting for ever.)
 
 use crate::arguments::REPORT_FD;
-use crate::cgroups::Group;
-use crate::folders::Own;
 use crate::process::Process;
 use crate::record::Plan;
+use host::cgroups::Group;
+use host::folders::Own;
+use host::of_io;
 use ports::engine::{EngineError, Limits};
 use serde::Deserialize;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 use supervisor::Client;
@@ -89,7 +90,7 @@ impl Wrapper<'_> {
             _ = child.wait() => return Err(failed("it ended")),
         }
         // It was written before the supervisor started.
-        let report = std::fs::read(own.report()).map_err(of_io)?;
+        let report = std::fs::read(report(own)).map_err(of_io)?;
         let Report { pid } = serde_json::from_slice(&report).map_err(EngineError::failed)?;
         let first = Process::of(pid).map_err(|_| failed("it ended"))?;
         note(wrapper.into_iter().chain([first]).collect()).map_err(of_io)
@@ -111,37 +112,36 @@ impl Wrapper<'_> {
             .env("BLOCKS", plan.file_bytes.div_ceil(BLOCK_BYTES).to_string())
             .current_dir("/")
             .stdin(OwnedFd::from(socket))
-            .stdout(Stdio::from(File::create(own.report())?))
-            .stderr(Stdio::from(File::create(own.log())?))
+            .stdout(Stdio::from(File::create(report(own))?))
+            .stderr(Stdio::from(File::create(log(own))?))
             // Signals for the runner's terminal are not for its sandboxes.
             .process_group(0)
             .spawn()
     }
 }
 
+/// What the wrapper says about process 1.
+fn report(own: &Own) -> PathBuf {
+    own.path().join("report")
+}
+
+/// What wrapper and supervisor complain about.
+fn log(own: &Own) -> PathBuf {
+    own.path().join("log")
+}
+
 /// The last line that wrapper or supervisor wrote.
 fn complaint(own: &Own) -> String {
-    let text = std::fs::read(own.log()).unwrap_or_default();
+    let text = std::fs::read(log(own)).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
     let line = text.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or("it said nothing");
     line.get(..line.floor_char_boundary(COMPLAINT_BYTES_MAX)).unwrap_or(line).to_owned()
 }
 
-/// What follows from a failure of the machine.
-pub(crate) fn of_io(error: io::Error) -> EngineError {
-    use io::ErrorKind::{OutOfMemory, QuotaExceeded, StorageFull, WouldBlock};
-    match error.kind() {
-        OutOfMemory | QuotaExceeded | StorageFull | WouldBlock => {
-            EngineError::Full { reason: error.to_string() }
-        }
-        _ => EngineError::unavailable(error),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::folders::Folders;
+    use host::folders::Folders;
     use ports::engine::Incarnation;
 
     #[test]
@@ -152,16 +152,9 @@ mod tests {
             .of(&Incarnation::new(uuid::Uuid::nil()));
         own.create().unwrap();
         assert_eq!(complaint(&own), "it said nothing");
-        std::fs::write(own.log(), "first\nbwrap: no such thing\n\n").unwrap();
+        std::fs::write(log(&own), "first\nbwrap: no such thing\n\n").unwrap();
         assert_eq!(complaint(&own), "bwrap: no such thing");
-        std::fs::write(own.log(), "ü".repeat(COMPLAINT_BYTES_MAX)).unwrap();
+        std::fs::write(log(&own), "ü".repeat(COMPLAINT_BYTES_MAX)).unwrap();
         assert_eq!(complaint(&own).len(), COMPLAINT_BYTES_MAX);
-    }
-
-    #[test]
-    fn a_machine_without_room_is_full() {
-        assert!(matches!(of_io(io::ErrorKind::StorageFull.into()), EngineError::Full { .. }));
-        assert!(matches!(of_io(rustix::io::Errno::AGAIN.into()), EngineError::Full { .. }));
-        assert!(matches!(of_io(io::ErrorKind::NotFound.into()), EngineError::Unavailable { .. }));
     }
 }

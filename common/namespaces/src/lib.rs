@@ -7,31 +7,27 @@
 #![cfg(target_os = "linux")]
 
 mod arguments;
-mod cgroups;
 mod engine;
 mod etc;
-mod folders;
 mod image;
 mod launch;
 mod network;
 mod probe;
 mod process;
 mod record;
-mod turns;
 
-pub use network::Publish;
 pub use probe::{Config, ProbeError};
 
 use arguments::Starter;
-use cgroups::Cgroups;
-use folders::Folders;
+use host::cgroups::Cgroups;
+use host::folders::Folders;
+use host::turns::Turns;
 use image::Archives;
 use network::Networks;
 use ports::clock::Clock;
 use ports::engine::EngineInfo;
 use std::path::PathBuf;
 use std::sync::Arc;
-use turns::Turns;
 
 /// The sandboxes of one state folder.
 #[derive(Debug)]

@@ -3,7 +3,6 @@
 
 mod internal;
 mod netns;
-mod numbers;
 mod pasta;
 mod probe;
 mod rules;
@@ -11,18 +10,17 @@ mod rules;
 pub(crate) use pasta::{Files, RESOLVER};
 pub(crate) use probe::unsupported;
 
-use crate::cgroups::Group;
-use crate::engine::LOOK_PAUSE;
-use crate::launch::of_io;
 use crate::process::Process;
+use host::LOOK_PAUSE;
+use host::cgroups::Group;
+use host::numbers::Numbers;
+use host::{Publish, of_io};
 use netns::Netns;
-use numbers::Numbers;
 use ports::clock::Clock;
 use ports::engine::{Endpoint, EngineError, Incarnation, Limits, Network, PublishedPort};
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
-use std::ops::RangeInclusive;
 use std::path::Path;
 use std::process::Output;
 use std::time::Duration;
@@ -38,15 +36,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const PASTA_MEMORY_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Processes of a group for it: itself, and one more while it starts.
 const PASTA_PIDS_MAX: u32 = 4;
-
-/// Where the ports of sandboxes are published.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Publish {
-    /// The address of the node.
-    pub address: Ipv4Addr,
-    /// The ports of the node that may be used.
-    pub ports: RangeInclusive<u16>,
-}
 
 /// What a sandbox may reach, as its record says it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -337,10 +326,7 @@ impl Networks {
 
 /// The name of the network between the sandboxes of a state folder: several nodes may be on one machine.
 pub(crate) fn internal_name(fleet: &str, state: &Path) -> String {
-    use sha2::{Digest as _, Sha256};
-    let hash = Sha256::digest(state.as_os_str().as_encoded_bytes());
-    let hash: String = hash.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
-    format!("{fleet}-{hash}")
+    format!("{fleet}-{}", host::hash_of(state))
 }
 
 /// Runs a program to its end.

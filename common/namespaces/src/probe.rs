@@ -1,15 +1,16 @@
 //! Finds out at start what this machine allows.
 
 use crate::arguments::{Starter, probe_arguments};
-use crate::cgroups::{Cgroups, Group};
-use crate::engine::LOOK_PAUSE;
 use crate::engine::end::{END_TIMEOUT, end_step};
-use crate::folders::Folders;
 use crate::image::Archives;
-use crate::network::{self, Networks, Publish};
+use crate::network::{self, Networks};
 use crate::process::Process;
 use crate::record::Record;
 use crate::{Namespaces, etc};
+use host::LOOK_PAUSE;
+use host::Publish;
+use host::cgroups::{Cgroups, Group};
+use host::folders::{Folders, make_private};
 use ports::clock::Clock;
 use ports::engine::{ContainerSpec, EngineInfo, Feature, Isolation, Unsupported};
 use std::io;
@@ -18,6 +19,8 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Instant;
 
+/// The folder of unpacked archives.
+const IMAGES: &str = "images";
 /// The shell's status if there is no such program.
 const NOT_FOUND: i32 = 127;
 /// The shell's status if the program cannot be executed.
@@ -92,6 +95,9 @@ impl Namespaces {
         try_wrapper(&wrapper, starter)?;
         let in_folders = |error| ProbeError::Folder { state: state.clone(), data: data.clone(), error };
         let folders = Folders::open(&state, &data).map_err(in_folders)?;
+        for folder in [folders.of_data(IMAGES), etc::all(&folders)] {
+            make_private(&folder).map_err(in_folders)?;
+        }
         let cgroups = Cgroups::of_this_process();
         let unsupported = lacking(starter)
             .into_iter()
@@ -99,7 +105,7 @@ impl Namespaces {
             .chain(cgroups.unsupported())
             .collect();
         let info = EngineInfo { name: "namespaces", isolation: Isolation::Process, unsupported };
-        let archives = Arc::new(Archives::new(folders.images()));
+        let archives = Arc::new(Archives::new(folders.of_data(IMAGES)));
         let networks = Networks::new(publish, network::internal_name(&fleet, &state));
         let this = Self {
             fleet,
@@ -122,10 +128,10 @@ impl Namespaces {
         self.folders.write_supervisor(supervisor)?;
         if self.folders.incarnations()?.is_empty() {
             // They may be old, and nothing uses them.
-            self.folders.delete_etc()?;
+            etc::delete(&self.folders)?;
         }
         // The first creation should not take longer than the others.
-        etc::folder(&self.folders.etc(), ContainerSpec::USER_DEFAULT).map(drop)
+        etc::folder(&etc::all(&self.folders), ContainerSpec::USER_DEFAULT).map(drop)
     }
 
     /// Removes what was left without a record, and reserves what the others have.

@@ -1,9 +1,9 @@
 //! The durable record of a sandbox: a small file in its folder, replaced as a whole, so that a new process finds every sandbox.
 
-use crate::cgroups::Group;
 use crate::network::Attachment;
 use crate::process::Process;
 use domain::{SandboxId, UnixSeconds};
+use host::cgroups::Group;
 use ports::engine::Incarnation;
 use serde::{Deserialize, Serialize};
 use std::io;

@@ -2,10 +2,10 @@
 
 use super::{not_running, state};
 use crate::Namespaces;
-use crate::folders::Own;
-use crate::launch::of_io;
 use crate::network::{Attachment, Files};
 use crate::record::Record;
+use host::folders::Own;
+use host::of_io;
 use ports::engine::{ContainerState, EngineError, Incarnation};
 
 impl Namespaces {

@@ -4,11 +4,12 @@ use super::{not_running, state};
 use crate::Namespaces;
 use crate::arguments::{Starter, View, arguments, has_folder};
 use crate::etc;
-use crate::folders::Own;
 use crate::image;
-use crate::launch::{Wrapper, of_io};
+use crate::launch::Wrapper;
 use crate::network::Attachment;
 use crate::record::{Phase, Plan, Record, boot};
+use host::folders::Own;
+use host::of_io;
 use ports::engine::{
     Container, ContainerSpec, ContainerState, EngineError, Image, Incarnation, Network, Workspace,
 };
@@ -147,12 +148,11 @@ impl Namespaces {
                 own.make_root(image, spec.limits.disk_bytes).map_err(of_io)?;
                 image::folder(&own.root())?
             }
-            None => {
-                image::host(&etc::folder(&self.folders.etc(), spec.user).map_err(of_io)?).map_err(of_io)?
-            }
+            None => image::host(&etc::folder(&etc::all(&self.folders), spec.user).map_err(of_io)?)
+                .map_err(of_io)?,
         };
         if let Some(image) = image.filter(|_| spec.network == Network::Open) {
-            let etc = etc::folder(&self.folders.etc(), spec.user).map_err(of_io)?;
+            let etc = etc::folder(&etc::all(&self.folders), spec.user).map_err(of_io)?;
             root.extend(image::resolver(image, etc.join(etc::RESOLVER_FILE)));
         }
         let view = View {

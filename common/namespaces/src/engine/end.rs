@@ -2,10 +2,10 @@
 
 use super::{not_running, state};
 use crate::Namespaces;
-use crate::cgroups::Group;
-use crate::folders::Own;
 use crate::process::Process;
 use crate::record::{Phase, Record};
+use host::cgroups::Group;
+use host::folders::Own;
 use ports::engine::{ContainerState, EngineError, Incarnation};
 use std::io;
 use std::time::Duration;
@@ -84,7 +84,7 @@ impl Namespaces {
             loop {
                 match end_step(processes, group) {
                     Ok(true) => return Ok(()),
-                    Ok(false) => self.clock.sleep(super::LOOK_PAUSE).await,
+                    Ok(false) => self.clock.sleep(host::LOOK_PAUSE).await,
                     Err(error) => return Err(EngineError::unavailable(error)),
                 }
             }

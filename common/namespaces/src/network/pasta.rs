@@ -3,8 +3,8 @@
 
 use super::netns::{Netns, STDIN};
 use super::{PROGRAM_PATH, Port};
-use crate::cgroups::Group;
 use crate::launch::JOIN_GROUPS;
+use host::cgroups::Group;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};

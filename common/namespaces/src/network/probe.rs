@@ -3,9 +3,9 @@
 use super::netns::Netns;
 use super::{Files, PROGRAM_PATH, Policy, Programs, finish, internal, pasta, rules};
 use crate::arguments::Starter;
-use crate::cgroups::Group;
-use crate::engine::LOOK_PAUSE;
 use crate::process::Process;
+use host::LOOK_PAUSE;
+use host::cgroups::Group;
 use ports::engine::{Feature, Unsupported};
 use std::io::{self, Read as _};
 use std::net::{Ipv4Addr, TcpListener};

@@ -2,7 +2,8 @@
 
 use async_trait::async_trait;
 use domain::SandboxId;
-use namespaces::{Config, Namespaces, Publish};
+use host::Publish;
+use namespaces::{Config, Namespaces};
 use ports::clock::SystemClock;
 use ports::engine::{ContainerSpec, Engine, Image, Incarnation, Limits, Workspace};
 use rustix::process::{Pid, Signal, kill_process};

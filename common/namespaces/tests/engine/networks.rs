@@ -2,7 +2,8 @@
 //! namespace of its own, in which the addresses that must be blocked have real listeners.
 
 use crate::machine::{Machine, config};
-use namespaces::{Config, Publish};
+use host::Publish;
+use namespaces::Config;
 use ports::engine::{ContainerSpec, ContainerState, Feature, Incarnation, Network, PublishedPort};
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};

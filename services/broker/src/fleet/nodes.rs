@@ -3,7 +3,8 @@
 use super::Fleet;
 use anyhow::Context as _;
 use domain::NodeId;
-use namespaces::{Namespaces, ProbeError, Publish};
+use host::Publish;
+use namespaces::{Namespaces, ProbeError};
 use ports::clock::Clock;
 use ports::engine::{Engine, Unsupported};
 use runtime::settings::Settings;

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 /// The calls in progress, by the sandbox that they change.
 #[derive(Debug, Default)]
-pub(crate) struct Turns(Mutex<HashMap<Incarnation, Arc<Sandbox>>>);
+pub struct Turns(Mutex<HashMap<Incarnation, Arc<Sandbox>>>);
 
 /// What the calls of one sandbox have in common.
 #[derive(Debug, Default)]
@@ -19,7 +19,7 @@ struct Sandbox {
 }
 
 /// A call in progress.
-pub(crate) struct Call<'a> {
+pub struct Call<'a> {
     turns: &'a Turns,
     incarnation: Incarnation,
     sandbox: Arc<Sandbox>,
@@ -29,13 +29,13 @@ pub(crate) struct Call<'a> {
 
 impl Turns {
     /// A call that changes a sandbox.
-    pub(crate) fn call(&self, incarnation: &Incarnation) -> Call<'_> {
+    pub fn call(&self, incarnation: &Incarnation) -> Call<'_> {
         let sandbox = Arc::clone(self.0.lock().entry(*incarnation).or_default());
         Call { turns: self, incarnation: *incarnation, sandbox }
     }
 
     /// Whether a call is changing the sandbox now.
-    pub(crate) fn is_busy(&self, incarnation: &Incarnation) -> bool {
+    pub fn is_busy(&self, incarnation: &Incarnation) -> bool {
         self.0.lock().get(incarnation).is_some_and(|sandbox| sandbox.turn.try_lock().is_err())
     }
 }
@@ -44,17 +44,17 @@ impl Turns {
 
 impl Call<'_> {
     /// Waits until no other call changes the sandbox.
-    pub(crate) async fn turn(&self) -> MutexGuard<'_, ()> {
+    pub async fn turn(&self) -> MutexGuard<'_, ()> {
         self.sandbox.turn.lock().await
     }
 
     /// Makes this call the last one.
-    pub(crate) fn remove(&self) {
+    pub fn remove(&self) {
         self.sandbox.removal.cancel();
     }
 
     /// Waits until another call removes the sandbox.
-    pub(crate) async fn removed(&self) {
+    pub async fn removed(&self) {
         self.sandbox.removal.cancelled().await;
     }
 }

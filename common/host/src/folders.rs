@@ -1,10 +1,8 @@
-//! The files of the adapter, which only its own user can see.
+//! The files of an adapter, which only its own user can see.
 //!
 //! ```text
 //! <state>/supervisor               the program of process 1
-//! <state>/etc/<user>/              `/etc` of sandboxes that see the machine's own programs
-//! <state>/run/<incarnation>/       one sandbox: record.json, socket, report, log, workspace/, scratch/, root/
-//! <data>/images/<hash>/            unpacked archives
+//! <state>/run/<incarnation>/       one sandbox: its socket, its files, workspace/, scratch/, root/
 //! <data>/workspaces/<incarnation>/ workspaces on disk
 //! ```
 //!
@@ -25,20 +23,20 @@ const MODE_OF_OTHERS_WRITE: u32 = 0o022;
 /// Mode of every folder of the adapter.
 const MODE_PRIVATE: u32 = 0o700;
 /// Mode of files and folders that are visible inside.
-pub(crate) const MODE_VISIBLE: u32 = 0o755;
+pub const MODE_VISIBLE: u32 = 0o755;
 /// Longest path of a socket, in bytes: the kernel's limit with its final zero.
 const SOCKET_PATH_BYTES_MAX: usize = 107;
 
 /// The two folders of the adapter.
 #[derive(Clone, Debug)]
-pub(crate) struct Folders {
+pub struct Folders {
     state: PathBuf,
     data: PathBuf,
 }
 
 /// The folders of one sandbox.
 #[derive(Clone, Debug)]
-pub(crate) struct Own {
+pub struct Own {
     state: PathBuf,
     disk: PathBuf,
 }
@@ -47,7 +45,7 @@ pub(crate) struct Own {
 
 impl Folders {
     /// The folders, made if they are absent.
-    pub(crate) fn open(state: &Path, data: &Path) -> io::Result<Self> {
+    pub fn open(state: &Path, data: &Path) -> io::Result<Self> {
         let this = Self { state: state.to_owned(), data: data.to_owned() };
         let longest = this.of(&Incarnation::new(Default::default())).socket();
         let is_usable = |path: &Path| path.is_absolute() && path.to_str().is_some();
@@ -57,10 +55,8 @@ impl Folders {
                 format!("paths have to be absolute and in UTF-8, that of the state at most {max} bytes long");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, reason));
         }
-        let folders =
-            [this.state.clone(), this.run(), this.etc(), this.data.clone(), this.images(), this.workspaces()];
-        for folder in folders {
-            fs::DirBuilder::new().recursive(true).mode(MODE_PRIVATE).create(folder)?;
+        for folder in [this.state.clone(), this.run(), this.data.clone(), this.workspaces()] {
+            make_private(&folder)?;
         }
         this.check_owner()?;
         Ok(this)
@@ -78,49 +74,43 @@ impl Folders {
     }
 
     /// The folder of a sandbox.
-    pub(crate) fn of(&self, incarnation: &Incarnation) -> Own {
+    pub fn of(&self, incarnation: &Incarnation) -> Own {
         let name = incarnation.to_string();
         Own { state: self.run().join(&name), disk: self.workspaces().join(name) }
     }
 
     /// The incarnations that have a state.
-    pub(crate) fn incarnations(&self) -> io::Result<Vec<Incarnation>> {
+    pub fn incarnations(&self) -> io::Result<Vec<Incarnation>> {
         incarnations(&self.run())
     }
 
     /// The incarnations that have a state or a workspace on disk.
-    pub(crate) fn all_incarnations(&self) -> io::Result<BTreeSet<Incarnation>> {
+    pub fn all_incarnations(&self) -> io::Result<BTreeSet<Incarnation>> {
         Ok(incarnations(&self.run())?.into_iter().chain(incarnations(&self.workspaces())?).collect())
     }
 
     /// The program of process 1.
-    pub(crate) fn supervisor(&self) -> PathBuf {
+    pub fn supervisor(&self) -> PathBuf {
         self.state.join("supervisor")
     }
 
     /// Replaces the program of process 1 for sandboxes that start from now on.
-    pub(crate) fn write_supervisor(&self, program: &[u8]) -> io::Result<()> {
+    pub fn write_supervisor(&self, program: &[u8]) -> io::Result<()> {
         write(&self.supervisor(), program, MODE_VISIBLE)
     }
 
-    /// Unpacked archives.
-    pub(crate) fn images(&self) -> PathBuf {
-        self.data.join("images")
+    /// A further folder for data.
+    pub fn of_data(&self, name: &str) -> PathBuf {
+        self.data.join(name)
+    }
+
+    /// A further folder for the state.
+    pub fn of_state(&self, name: &str) -> PathBuf {
+        self.state.join(name)
     }
 
     fn workspaces(&self) -> PathBuf {
         self.data.join("workspaces")
-    }
-
-    /// Folders for `/etc`.
-    pub(crate) fn etc(&self) -> PathBuf {
-        self.state.join("etc")
-    }
-
-    /// Empties that folder.
-    pub(crate) fn delete_etc(&self) -> io::Result<()> {
-        fs::remove_dir_all(self.etc())?;
-        fs::DirBuilder::new().mode(MODE_PRIVATE).create(self.etc())
     }
 
     fn run(&self) -> PathBuf {
@@ -131,23 +121,14 @@ impl Folders {
 // === impl Own ===
 
 impl Own {
-    pub(crate) fn path(&self) -> &Path {
+    /// Its folder.
+    pub fn path(&self) -> &Path {
         &self.state
     }
 
     /// The socket of the supervisor.
-    pub(crate) fn socket(&self) -> PathBuf {
+    pub fn socket(&self) -> PathBuf {
         self.state.join("socket")
-    }
-
-    /// What the wrapper says about process 1.
-    pub(crate) fn report(&self) -> PathBuf {
-        self.state.join("report")
-    }
-
-    /// What wrapper and supervisor complain about.
-    pub(crate) fn log(&self) -> PathBuf {
-        self.state.join("log")
     }
 
     /// The workspace in memory.
@@ -156,7 +137,7 @@ impl Own {
     }
 
     /// The writable root folder.
-    pub(crate) fn root(&self) -> PathBuf {
+    pub fn root(&self) -> PathBuf {
         self.state.join("root")
     }
 
@@ -164,12 +145,13 @@ impl Own {
         self.state.join("scratch")
     }
 
-    pub(crate) fn create(&self) -> io::Result<()> {
+    /// Makes its folder.
+    pub fn create(&self) -> io::Result<()> {
         fs::DirBuilder::new().mode(MODE_PRIVATE).create(&self.state)
     }
 
     /// Makes the workspace, in memory if `bytes` is given. As root it belongs to `owner`.
-    pub(crate) fn make_workspace(&self, bytes: Option<u64>, owner: Option<u32>) -> io::Result<PathBuf> {
+    pub fn make_workspace(&self, bytes: Option<u64>, owner: Option<u32>) -> io::Result<PathBuf> {
         let folder = if bytes.is_some() { self.memory() } else { self.disk.clone() };
         fs::DirBuilder::new().mode(MODE_PRIVATE).create(&folder)?;
         if let Some(bytes) = bytes {
@@ -182,7 +164,7 @@ impl Own {
     }
 
     /// Lays a writable root folder over an image; `bytes` limits what is written.
-    pub(crate) fn make_root(&self, image: &Path, bytes: u64) -> io::Result<()> {
+    pub fn make_root(&self, image: &Path, bytes: u64) -> io::Result<()> {
         let (root, scratch) = (self.root(), self.scratch());
         let (upper, work) = (scratch.join("upper"), scratch.join("work"));
         let make = |folder: &Path| fs::DirBuilder::new().mode(MODE_VISIBLE).create(folder);
@@ -203,7 +185,7 @@ impl Own {
     }
 
     /// Deletes everything. Blocks while it works.
-    pub(crate) fn delete(&self) -> io::Result<()> {
+    pub fn delete(&self) -> io::Result<()> {
         for folder in [self.root(), self.scratch(), self.memory()] {
             match unmount(&folder, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
                 // Nothing is mounted there, or only root could have mounted it.
@@ -222,6 +204,11 @@ impl Own {
     }
 }
 
+/// Makes a folder, and those above it, for this user alone.
+pub fn make_private(folder: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(MODE_PRIVATE).create(folder)
+}
+
 /// The incarnations that are names in a folder.
 fn incarnations(folder: &Path) -> io::Result<Vec<Incarnation>> {
     let names = fs::read_dir(folder)?.map(|entry| entry.map(|entry| entry.file_name()));
@@ -230,14 +217,14 @@ fn incarnations(folder: &Path) -> io::Result<Vec<Incarnation>> {
 }
 
 /// A name that nothing else on this machine uses.
-pub(crate) fn fresh_name() -> String {
+pub fn fresh_name() -> String {
     use std::sync::atomic::{AtomicU64, Ordering};
     static COUNT: AtomicU64 = AtomicU64::new(0);
     format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
 }
 
 /// Replaces a file as a whole.
-fn write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+pub fn write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let written = path.with_extension("new");
     fs::write(&written, bytes)?;
     fs::set_permissions(&written, fs::Permissions::from_mode(mode))?;
@@ -260,7 +247,7 @@ mod tests {
         let folders = Folders::open(&path, &temporary.path().join("data")).unwrap();
         let own = folders.of(&Incarnation::new(uuid::Uuid::nil()));
         own.create().unwrap();
-        for folder in [path.as_path(), own.path(), &folders.images()] {
+        for folder in [path.as_path(), own.path()] {
             assert_eq!(
                 fs::metadata(folder).unwrap().permissions().mode() & 0o777,
                 0o700,

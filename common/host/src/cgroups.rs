@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Processes of a sandbox that are not the caller's: the wrapper outside, the supervisor, and its keeper of the first job.
-const OWN_PIDS: u32 = 3;
+pub const OWN_PIDS: u32 = 3;
 /// Period over which processor time is counted, in microseconds: the default of the kernel.
 const CPU_PERIOD_US: u64 = 100_000;
 
@@ -34,7 +34,7 @@ const CPU_PERIOD_US: u64 = 100_000;
     strum::Display,
 )]
 #[strum(serialize_all = "lowercase")]
-pub(crate) enum Controller {
+pub enum Controller {
     /// Limit of memory.
     Memory,
     /// Limit of processes.
@@ -49,7 +49,7 @@ pub(crate) enum Controller {
 
 /// The groups below which sandboxes get theirs.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Cgroups {
+pub enum Cgroups {
     /// One parent for each controller.
     V1(BTreeMap<Controller, PathBuf>),
     /// One parent.
@@ -60,7 +60,7 @@ pub(crate) enum Cgroups {
 
 /// The groups of one sandbox.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum Group {
+pub enum Group {
     /// One for each controller.
     V1(BTreeMap<Controller, PathBuf>),
     /// One.
@@ -74,7 +74,7 @@ pub(crate) enum Group {
 
 impl Cgroups {
     /// Finds the groups of this process and tries whether they can be used.
-    pub(crate) fn of_this_process() -> Self {
+    pub fn of_this_process() -> Self {
         let read = |path| std::fs::read_to_string(path).unwrap_or_default();
         let found = detect::find(&read("/proc/self/cgroup"), &read("/proc/self/mountinfo"));
         found.prepared().unwrap_or_else(|error| {
@@ -82,8 +82,18 @@ impl Cgroups {
         })
     }
 
+    /// Those that a process is in, for what they say.
+    pub fn of_process(pid: i32) -> Group {
+        let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+        match detect::find(&read(&format!("/proc/{pid}/cgroup")), &read("/proc/self/mountinfo")) {
+            Self::V1(folders) => Group::V1(folders),
+            Self::V2(folder) => Group::V2(folder),
+            Self::None(_) => Group::None,
+        }
+    }
+
     /// The groups of a sandbox; `name` has to be a single part of a path.
-    pub(crate) fn group(&self, name: &str) -> Group {
+    pub fn group(&self, name: &str) -> Group {
         match self {
             Self::V1(parents) => Group::V1(
                 parents.iter().map(|(controller, parent)| (*controller, parent.join(name))).collect(),
@@ -94,7 +104,7 @@ impl Cgroups {
     }
 
     /// What they cannot do.
-    pub(crate) fn unsupported(&self) -> Vec<Unsupported> {
+    pub fn unsupported(&self) -> Vec<Unsupported> {
         let missing: Vec<(Feature, String)> = match self {
             Self::V1(parents) => [
                 (Feature::MemoryLimit, Controller::Memory),
@@ -135,7 +145,7 @@ impl Cgroups {
 
 impl Group {
     /// Its folders.
-    pub(crate) fn folders(&self) -> Vec<&Path> {
+    pub fn folders(&self) -> Vec<&Path> {
         match self {
             Self::V1(folders) => folders.values().map(PathBuf::as_path).collect(),
             Self::V2(folder) => vec![folder.as_path()],
@@ -145,13 +155,13 @@ impl Group {
 
     /// The files to which a process with one thread writes 0 to join. Version 1 has one for single threads, for which the kernel
     /// need not stop all others: with the usual one, a creation waits for up to 20 ms.
-    pub(crate) fn joining_files(&self) -> Vec<PathBuf> {
+    pub fn joining_files(&self) -> Vec<PathBuf> {
         let name = if matches!(self, Self::V1(_)) { "tasks" } else { "cgroup.procs" };
         self.folders().into_iter().map(|folder| folder.join(name)).collect()
     }
 
     /// Makes the folders and applies the limits.
-    pub(crate) fn create(&self, limits: &Limits) -> io::Result<()> {
+    pub fn create(&self, limits: &Limits) -> io::Result<()> {
         for folder in self.folders() {
             match std::fs::create_dir(folder) {
                 Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
@@ -166,7 +176,7 @@ impl Group {
     }
 
     /// Freezes its processes or lets them continue. The kernel may need a moment to finish.
-    pub(crate) fn freeze(&self, is_frozen: bool) -> io::Result<()> {
+    pub fn freeze(&self, is_frozen: bool) -> io::Result<()> {
         match self {
             Self::V1(folders) => v1::freeze(folders, is_frozen),
             Self::V2(folder) => v2::freeze(folder, is_frozen),
@@ -175,7 +185,7 @@ impl Group {
     }
 
     /// Whether all its processes are frozen.
-    pub(crate) fn is_frozen(&self) -> bool {
+    pub fn is_frozen(&self) -> bool {
         match self {
             Self::V1(folders) => v1::is_frozen(folders),
             Self::V2(folder) => v2::is_frozen(folder),
@@ -184,7 +194,7 @@ impl Group {
     }
 
     /// Kills its processes, frozen ones too.
-    pub(crate) fn kill(&self) -> io::Result<()> {
+    pub fn kill(&self) -> io::Result<()> {
         match self {
             Self::V1(folders) => v1::kill(folders),
             Self::V2(folder) => v2::kill(folder),
@@ -193,12 +203,12 @@ impl Group {
     }
 
     /// Whether it has no process.
-    pub(crate) fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.folders().first().is_none_or(|folder| pids(folder).is_empty())
     }
 
     /// Removes the folders of an empty group.
-    pub(crate) fn remove(&self) -> io::Result<()> {
+    pub fn remove(&self) -> io::Result<()> {
         for folder in self.folders() {
             match std::fs::remove_dir(folder) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -209,7 +219,7 @@ impl Group {
     }
 
     /// What its processes use.
-    pub(crate) fn usage(&self) -> Usage {
+    pub fn usage(&self) -> Usage {
         match self {
             Self::V1(folders) => v1::usage(folders),
             Self::V2(folder) => v2::usage(folder),

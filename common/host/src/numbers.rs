@@ -8,7 +8,7 @@ use std::ops::RangeInclusive;
 
 /// A range of numbers, and who has which.
 #[derive(Debug)]
-pub(crate) struct Numbers {
+pub struct Numbers {
     range: RangeInclusive<u16>,
     taken: Mutex<BTreeMap<u16, Incarnation>>,
 }
@@ -16,12 +16,13 @@ pub(crate) struct Numbers {
 // === impl Numbers ===
 
 impl Numbers {
-    pub(crate) fn new(range: RangeInclusive<u16>) -> Self {
+    /// A range of which nobody has any.
+    pub fn new(range: RangeInclusive<u16>) -> Self {
         Self { range, taken: Mutex::default() }
     }
 
     /// Gives a sandbox a further number; none if no one is left that is free outside as well.
-    pub(crate) fn reserve(&self, incarnation: &Incarnation, is_free: impl Fn(u16) -> bool) -> Option<u16> {
+    pub fn reserve(&self, incarnation: &Incarnation, is_free: impl Fn(u16) -> bool) -> Option<u16> {
         let (first, count) = (u64::from(*self.range.start()), self.range.len() as u64);
         // Engines that share a range begin at different places, so that they do not try the same number at once.
         let mut hasher = DefaultHasher::new();
@@ -35,17 +36,17 @@ impl Numbers {
     }
 
     /// Gives a sandbox this number; false if another one has it.
-    pub(crate) fn take(&self, incarnation: &Incarnation, number: u16) -> bool {
+    pub fn take(&self, incarnation: &Incarnation, number: u16) -> bool {
         *self.taken.lock().entry(number).or_insert(*incarnation) == *incarnation
     }
 
     /// Takes back what a sandbox has.
-    pub(crate) fn release(&self, incarnation: &Incarnation) {
+    pub fn release(&self, incarnation: &Incarnation) {
         self.taken.lock().retain(|_, owner| owner != incarnation);
     }
 
     /// Whether no sandbox has one.
-    pub(crate) fn is_unused(&self) -> bool {
+    pub fn is_unused(&self) -> bool {
         self.taken.lock().is_empty()
     }
 }
