@@ -112,7 +112,8 @@ pub struct Job {
     pub id: JobId,
     /// The program, searched in the job's `PATH`, and its arguments.
     pub command: Vec<String>,
-    /// All of the environment except for `PATH` ([`PATH_DEFAULT`]) and `HOME` (the working directory).
+    /// The environment in addition to what the supervisor was started with (that of an image), `PATH` ([`PATH_DEFAULT`] if the
+    /// supervisor has none) and `HOME` (the working directory).
     #[serde(default)]
     pub env: BTreeMap<String, String>,
     /// The working directory, `/` by default.

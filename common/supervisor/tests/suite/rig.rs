@@ -73,8 +73,22 @@ impl Rig {
         let path = folder.path().join("socket");
         let listener = UnixListener::bind(&path).unwrap();
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o777)).unwrap();
-        let child = command.stdin(OwnedFd::from(listener)).spawn().unwrap();
+        let child = command.env_clear().stdin(OwnedFd::from(listener)).spawn().unwrap();
         Self { folder, child, is_wrapped: false }
+    }
+
+    /// It makes its socket itself, and has an environment, as in a container of an image.
+    pub(crate) async fn listening(env: &[(&str, &str)]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        // Left by a former supervisor.
+        drop(UnixListener::bind(&path).unwrap());
+        let mut command = Command::new(BINARY);
+        command.arg("listen").arg(&path).env_clear().envs(env.iter().copied());
+        let child = command.stdin(std::process::Stdio::null()).spawn().unwrap();
+        let rig = Self { folder, child, is_wrapped: false };
+        until("it listens", || std::os::unix::net::UnixStream::connect(&path).is_ok()).await;
+        rig
     }
 
     pub(crate) fn socket(&self) -> PathBuf {

@@ -81,6 +81,17 @@ async fn environment_is_only_what_was_given() {
 }
 
 #[tokio::test]
+async fn a_supervisor_that_makes_its_socket_passes_on_its_environment() {
+    let rig = Rig::listening(&[("PATH", "/opt/bin:/usr/bin:/bin"), ("VERSION", "3")]).await;
+    let mut job = Job::new(JobId::parse("a").unwrap(), ["env"]);
+    job.env = [("VERSION".to_owned(), "4".to_owned())].into();
+    let outcome = run(&rig, job).await;
+    let mut lines: Vec<_> = text(&outcome.stdout).lines().collect();
+    lines.sort_unstable();
+    assert_eq!(lines, ["HOME=/", "PATH=/opt/bin:/usr/bin:/bin", "VERSION=4"]);
+}
+
+#[tokio::test]
 async fn no_descriptor_of_ours_reaches_a_job() {
     // Not closed on exec, as by a careless runner; it comes to the supervisor.
     let leak = rustix::io::dup(std::io::stderr()).unwrap();

@@ -44,7 +44,7 @@ pub(crate) struct Report {
 pub(crate) fn spawn(mode: &str) -> io::Result<(Pid, OwnedFd)> {
     let (ours, theirs) =
         rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-    let child = Command::new(ITSELF).arg(mode).env_clear().stdin(theirs).spawn()?;
+    let child = Command::new(ITSELF).arg(mode).stdin(theirs).spawn()?;
     Ok((Pid::from_child(&child), ours))
 }
 

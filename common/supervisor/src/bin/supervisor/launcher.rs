@@ -10,6 +10,9 @@ use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 use supervisor::{Job, PATH_DEFAULT};
 
+/// The variable with the folders of programs.
+const PATH: &str = "PATH";
+
 /// Returns only if the command could not be executed.
 pub(crate) fn run() -> Result<(), String> {
     let keeper = handover::to_parent().map_err(|error| error.to_string())?;
@@ -31,7 +34,11 @@ fn launch(message: &[u8], streams: Vec<OwnedFd>) -> Result<Infallible, String> {
     std::env::set_current_dir(cwd).map_err(|error| format!("{error}: {cwd}"))?;
     let (program, arguments) = job.command.split_first().ok_or("no command")?;
     let mut command = Command::new(program);
-    command.args(arguments).env_clear().env("PATH", PATH_DEFAULT).env("HOME", cwd).envs(&job.env);
+    // What the supervisor itself was given is that of the image.
+    if std::env::var_os(PATH).is_none() {
+        command.env(PATH, PATH_DEFAULT);
+    }
+    command.args(arguments).env("HOME", cwd).envs(&job.env);
     Err(format!("{}: {program}", command.exec()))
 }
 

@@ -14,6 +14,7 @@ use rustix::process::{Pid, WaitOptions, geteuid, getpid, set_child_subreaper, wa
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
 use std::time::{Duration, Instant};
 use supervisor::{CONNECTIONS_MAX, End, Frame, JobId, RefusalCode, Stream};
 
@@ -57,18 +58,13 @@ enum Source {
     Job(JobId, Stream),
 }
 
-/// Serves the listening socket that is standard input until `SIGTERM`.
-pub(crate) fn run() -> Result<(), String> {
+/// Serves a new socket at `path`, or else the listening socket that is standard input, until `SIGTERM`.
+pub(crate) fn run(path: Option<&Path>) -> Result<(), String> {
     close_inherited();
     confine::hide()?;
     set_child_subreaper(Some(getpid())).map_err(|error| format!("subreaper: {error}"))?;
-    let stdin = rustix::stdio::stdin();
-    if !socket_acceptconn(stdin).unwrap_or_default() {
-        return Err("standard input has to be a listening Unix socket".to_owned());
-    }
-    let listener = stdin.try_clone_to_owned().map_err(|error| error.to_string())?;
     let mut server = Server {
-        listener: listener.into(),
+        listener: path.map_or_else(inherited_listener, new_listener)?,
         signals: signals().map_err(|error| format!("signals: {error}"))?,
         connections: BTreeMap::new(),
         next_connection: 0,
@@ -88,6 +84,23 @@ pub(crate) fn run() -> Result<(), String> {
         server.serve_connections();
     }
     Ok(())
+}
+
+fn inherited_listener() -> Result<UnixListener, String> {
+    let stdin = rustix::stdio::stdin();
+    if !socket_acceptconn(stdin).unwrap_or_default() {
+        return Err("standard input has to be a listening Unix socket".to_owned());
+    }
+    stdin.try_clone_to_owned().map(UnixListener::from).map_err(|error| error.to_string())
+}
+
+/// An earlier process may have left its socket.
+fn new_listener(path: &Path) -> Result<UnixListener, String> {
+    let removed = std::fs::remove_file(path).or_else(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => Ok(()),
+        _ => Err(error),
+    });
+    removed.and_then(|()| UnixListener::bind(path)).map_err(|error| format!("{}: {error}", path.display()))
 }
 
 /// Closes what the runner passed on by mistake; jobs must not have it. Nothing of ours is open yet.
