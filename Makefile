@@ -66,10 +66,10 @@ test-browser: ## Test the console and the API's page in a headless chromium (ARG
 
 test-compose: ## Build the image, and start compose.yaml on a Docker engine of its own (root on Debian)
 	@tools/nats-server.sh >/dev/null
-	@tools/docker.sh >/dev/null
+	@tools/docker.sh compose >/dev/null
 	cargo build --workspace --bin broker
 	BROKER="$(abspath $(TARGET_DIR))/debug/broker" NATS_SERVER="$$(tools/nats-server.sh)" \
-		unshare --net tests/compose/run.py "$$(tools/docker.sh)"
+		unshare --net tests/compose/run.py "$$(tools/docker.sh compose)"
 
 test-engine: ## Run real sandboxes on this machine: the suite of all engines, what each sees and may use, killed runners (root on Debian)
 	@tools/engine.sh >/dev/null

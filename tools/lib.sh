@@ -43,10 +43,16 @@ install_packages() {
         say "left out: $why"
         exit "$left_out"
     fi
-    # What apt says is for the terminal; two runs at once wait for each other.
-    apt() {
-        DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300 "$@" >&2
-    }
     apt install -y --no-install-recommends --no-upgrade "$@" ||
         { apt update && apt install -y --no-install-recommends --no-upgrade "$@"; }
+}
+
+# Downloads the file of a Debian package into the current folder.
+download_package() {
+    apt -o APT::Sandbox::User=root download "$1" || { apt update && apt -o APT::Sandbox::User=root download "$1"; }
+}
+
+# What apt says is for the terminal; two runs at once wait for each other.
+apt() {
+    DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300 "$@" >&2
 }

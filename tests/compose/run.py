@@ -3,7 +3,7 @@
 
     BROKER=… NATS_SERVER=… unshare --net tests/compose/run.py FOLDER
 
-FOLDER is what tools/docker.sh printed. The engine is started here and ended by its process id; the new network namespace
+FOLDER is what `tools/docker.sh compose` printed. The engine is started here and ended by its process id; the new network namespace
 keeps its bridges, rules and ports away from those of the machine. The broker's image is built from deploy/Dockerfile with the binary
 given, because the stage that compiles takes longer than everything else in CI.
 """
