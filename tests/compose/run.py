@@ -18,7 +18,8 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from engine import BROKER, ROOT, Broken, Engine, wait
+from engine import BROKER, ROOT, ComposeEngine
+from fleet import Broken, wait
 
 UP_MAX_SECONDS = 150
 CALL_MAX_SECONDS = 30
@@ -157,6 +158,7 @@ def survive_down(project):
 
 def walk(engine):
     """Everything, in order."""
+    engine.start()
     engine.wait_ready()
     project = Project(engine)
     broker, nats = project.images()
@@ -180,13 +182,12 @@ def walk(engine):
 def main():
     """Runs everything; returns 0 if all is as expected."""
     [tools] = sys.argv[1:]
-    engine = Engine(Path(tools))
+    engine = ComposeEngine(Path(tools))
     try:
         walk(engine)
         expect("exit code of dockerd", engine.stop(), 0)
     except (Broken, OSError, KeyError, ValueError, subprocess.SubprocessError) as failure:
-        if engine.log.exists():
-            print(engine.log.read_text(errors="replace")[-3000:], flush=True)
+        print(engine.printed(), flush=True)
         print(f"compose: FAILED: {type(failure).__name__}: {failure}", flush=True)
         return 1
     finally:
