@@ -246,6 +246,16 @@ impl Image {
     }
 }
 
+// === impl Runtime ===
+
+impl Runtime {
+    /// Whether sandboxes do not share the kernel of the node.
+    #[must_use]
+    pub const fn has_own_kernel(self) -> bool {
+        matches!(self, Self::Runsc | Self::Kata)
+    }
+}
+
 // === impl Readiness ===
 
 impl Readiness {
@@ -375,8 +385,7 @@ impl TemplateSpec {
         if self.runtime.is_some() && !is_container {
             return invalid("runtime", "needs isolation `container`");
         }
-        let is_strong = matches!(self.runtime, Some(Runtime::Runsc | Runtime::Kata));
-        if self.is_untrusted && !is_strong {
+        if self.is_untrusted && !self.runtime.is_some_and(Runtime::has_own_kernel) {
             return invalid("untrusted", "needs isolation `container` and runtime `runsc` or `kata`");
         }
         if !self.has_supervisor && !is_container && self.command.is_empty() {

@@ -17,6 +17,11 @@ use std::time::Duration;
 /// Pause between two looks at whether the kernel or an engine has done something.
 pub const LOOK_PAUSE: Duration = Duration::from_millis(1);
 
+/// Where programs are searched: the node's environment may lack the folders of root.
+pub const PROGRAM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// Where clouds answer with credentials of the machine, and what is local to a link (IPv4), in the words of nftables.
+pub const BLOCKED_V4: &str = "169.254.0.0/16, 100.100.100.200";
+
 /// Where the ports of sandboxes are published.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Publish {

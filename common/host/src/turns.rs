@@ -53,6 +53,11 @@ impl Call<'_> {
         self.sandbox.removal.cancel();
     }
 
+    /// Whether another call removes the sandbox.
+    pub fn is_removed(&self) -> bool {
+        self.sandbox.removal.is_cancelled()
+    }
+
     /// Waits until another call removes the sandbox.
     pub async fn removed(&self) {
         self.sandbox.removal.cancelled().await;

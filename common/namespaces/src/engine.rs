@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use host::LOOK_PAUSE;
 use ports::engine::{
     Connection, Container, ContainerSpec, ContainerState, Engine, EngineError, EngineInfo, Feature,
-    Incarnation, Usage,
+    ImageCommand, Incarnation, Usage,
 };
 use std::io;
 use std::time::Duration;
@@ -130,7 +130,8 @@ impl Namespaces {
         let is_created = record.phase == Phase::Creating && self.turns.is_busy(&incarnation);
         let state = if is_created { ContainerState::Creating } else { state(record) };
         let endpoints = record.network.endpoints();
-        Some(Container { sandbox, incarnation, state, endpoints, created_at })
+        let command = ImageCommand::default();
+        Some(Container { sandbox, incarnation, state, endpoints, created_at, command })
     }
 
     async fn freeze(&self, incarnation: &Incarnation, is_frozen: bool) -> Result<(), EngineError> {

@@ -14,7 +14,7 @@ use crate::process::Process;
 use host::LOOK_PAUSE;
 use host::cgroups::Group;
 use host::numbers::Numbers;
-use host::{Publish, of_io};
+use host::{PROGRAM_PATH, Publish, of_io};
 use netns::Netns;
 use ports::clock::Clock;
 use ports::engine::{Endpoint, EngineError, Incarnation, Limits, Network, PublishedPort};
@@ -25,8 +25,6 @@ use std::path::Path;
 use std::process::Output;
 use std::time::Duration;
 
-/// Where programs are searched: the node's environment may lack the folders of root.
-const PROGRAM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// The interface in a sandbox to the other ones.
 const INTERNAL_INTERFACE: &str = "internal";
 /// Time-out for what is a matter of milliseconds on a machine that is not busy.

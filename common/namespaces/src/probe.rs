@@ -104,7 +104,12 @@ impl Namespaces {
             .chain(network::unsupported(starter, publish.address, &state))
             .chain(cgroups.unsupported())
             .collect();
-        let info = EngineInfo { name: "namespaces", isolation: Isolation::Process, unsupported };
+        let info = EngineInfo {
+            name: "namespaces",
+            isolation: Isolation::Process,
+            runtimes: Vec::new(),
+            unsupported,
+        };
         let archives = Arc::new(Archives::new(folders.of_data(IMAGES)));
         let networks = Networks::new(publish, network::internal_name(&fleet, &state));
         let this = Self {

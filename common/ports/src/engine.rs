@@ -12,7 +12,7 @@ pub use spec::{
     PIDS_MIN, PublishedPort, Workspace,
 };
 // As templates ask for them.
-pub use domain::template::{Isolation, Network};
+pub use domain::template::{Isolation, Network, Runtime};
 
 use async_trait::async_trait;
 use domain::{SandboxId, UnixSeconds};
@@ -75,6 +75,8 @@ pub struct EngineInfo {
     pub name: &'static str,
     /// How strongly it separates sandboxes.
     pub isolation: Isolation,
+    /// What can run them; the choice of a template is one of these.
+    pub runtimes: Vec<Runtime>,
     /// What it lacks on this machine.
     pub unsupported: Vec<Unsupported>,
 }
@@ -108,6 +110,35 @@ pub struct Endpoint {
     pub address: SocketAddr,
 }
 
+/// What an image runs unless a template says otherwise.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ImageCommand {
+    /// Program and arguments; nothing if the image names no command.
+    pub parts: Vec<String>,
+    /// The working directory.
+    pub folder: String,
+}
+
+/// An image that a machine has or is fetching.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocalImage {
+    /// Its name.
+    pub name: String,
+    /// Its size, in bytes.
+    pub bytes: u64,
+    /// How far it has been fetched; none for an image that is there.
+    pub pull: Option<PullProgress>,
+}
+
+/// How far an image has been fetched. The total grows while layers become known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PullProgress {
+    /// What has arrived, in bytes.
+    pub fetched_bytes: u64,
+    /// What is known to be needed, in bytes.
+    pub total_bytes: u64,
+}
+
 /// A sandbox on this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Container {
@@ -121,6 +152,8 @@ pub struct Container {
     pub endpoints: Vec<Endpoint>,
     /// When it was created.
     pub created_at: UnixSeconds,
+    /// What its image runs.
+    pub command: ImageCommand,
 }
 
 /// What a container uses. A figure that the machine cannot measure is none.
@@ -210,6 +243,18 @@ pub trait Engine: Send + Sync + fmt::Debug {
 
     /// What a container uses now.
     async fn usage(&self, incarnation: &Incarnation) -> Result<Usage, EngineError>;
+
+    /// The images that this machine has by name, and those that it is fetching.
+    async fn images(&self) -> Result<Vec<LocalImage>, EngineError> {
+        Ok(Vec::new())
+    }
+
+    /// Makes an image with this name of the root folder of a container, which is paused meanwhile. Its workspace and folders in
+    /// memory are not part of it.
+    async fn commit(&self, incarnation: &Incarnation, name: &str) -> Result<(), EngineError> {
+        let _ = (incarnation, name);
+        Err(EngineError::refused("this engine has no images of its own"))
+    }
 }
 
 // === impl Incarnation ===
@@ -257,6 +302,10 @@ impl EngineInfo {
             (!spec.ports.is_empty(), Feature::PublishedPorts),
             (!spec.read_only_root, Feature::WritableRoot),
         ];
+        if let Some(runtime) = spec.runtime.filter(|runtime| !self.runtimes.contains(runtime)) {
+            let runtime: &str = runtime.into();
+            return Err(EngineError::refused(format!("the engine {} has no runtime `{runtime}`", self.name)));
+        }
         let mut needed = needed.into_iter().filter(|(is_needed, _)| *is_needed);
         let lacking = needed.find_map(|(_, feature)| Some((feature, self.why_not(feature)?)));
         lacking.map_or(Ok(()), |(feature, reason)| Err(EngineError::refused(format!("{feature}: {reason}"))))

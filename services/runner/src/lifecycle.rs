@@ -1,7 +1,7 @@
 //! Starts, stops, restarts, pauses and resumes a container on behalf of its holder.
 
 use crate::node_requests::{no_container, unavailable};
-use crate::ready::MAIN_JOB;
+use crate::ready::{MAIN_JOB, main_of};
 use crate::state::Entry;
 use crate::{Node, within};
 use contract::nodes::{ContainerRuntimeReply, ContainerRuntimeRequest};
@@ -56,8 +56,10 @@ impl Node {
     /// Starts a container and its main command. One that runs stays as it is.
     async fn start_container(&self, incarnation: &Incarnation, entry: &Entry) -> Result<(), EngineError> {
         self.engine.start(incarnation).await?;
-        let env = entry.env_of_commands();
-        let main = self.start_main(incarnation, &entry.command, entry.user, &env).await;
+        let listed = self.engine.list().await?;
+        let container = listed.iter().find(|container| container.incarnation == *incarnation);
+        let main = main_of(&entry.command, &container.ok_or(EngineError::Gone)?.command);
+        let main = self.start_main(incarnation, main, entry.user, &entry.env_of_commands()).await;
         main.map(drop).map_err(EngineError::failed)
     }
 

@@ -129,7 +129,7 @@ impl Node {
         if let Some(reason) = why_not(spec, &self.engine.info()) {
             return Err(reason);
         }
-        let image = find_image(&self.config.images, &spec.image)
+        let image = find_image(&self.config.images, &spec.image, spec.isolation)
             .ok_or_else(|| format!("the image `{}` is not on this node", spec.image.as_str()))?;
         if !Demand::of(spec).fits(self.containers.offered()) {
             return Err("it needs more than this node offers to all sandboxes together".to_owned());

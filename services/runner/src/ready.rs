@@ -1,10 +1,12 @@
 //! Makes a container ready: starts its main command and waits until it can be handed out.
 
+use crate::spec::WORKSPACE;
+use crate::state::main_command;
 use crate::{Node, within};
 use domain::TemplateSpec;
 use domain::template::Readiness;
 use ports::clock::Clock;
-use ports::engine::{Container, EngineError, Incarnation};
+use ports::engine::{Container, EngineError, ImageCommand, Incarnation};
 use runtime::telemetry::Chain;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -46,7 +48,8 @@ impl Node {
     ) -> Result<(), NotReady> {
         let ready = async {
             let incarnation = &container.incarnation;
-            let main = self.start_main(incarnation, &template.command, template.user, env).await?;
+            let main = main_of(main_command(template), &container.command);
+            let main = self.start_main(incarnation, main, template.user, env).await?;
             tokio::select! {
                 biased;
                 reason = failed_to_start(main) => Err(format!("its main command cannot be started: {reason}")),
@@ -61,7 +64,7 @@ impl Node {
     async fn until_ready(&self, container: &Container, template: &TemplateSpec) -> Result<(), NotReady> {
         match &template.readiness {
             Readiness::Running => {
-                if !template.command.is_empty() {
+                if main_of(main_command(template), &container.command).is_some() {
                     // The supervisor says only what fails.
                     self.clock.sleep(MAIN_START_TIME).await;
                 }
@@ -85,16 +88,15 @@ impl Node {
     pub(crate) async fn start_main(
         &self,
         incarnation: &Incarnation,
-        command: &[String],
+        main: Option<ImageCommand>,
         user: u32,
         env: &BTreeMap<String, String>,
     ) -> Result<Option<Attached>, NotReady> {
-        if command.is_empty() {
-            return Ok(None);
-        }
+        let Some(ImageCommand { parts, folder }) = main else { return Ok(None) };
         let id = job_id(MAIN_JOB)?;
         let client = self.client(incarnation).await?;
-        let job = job_of(id, command.to_vec(), user, env.clone());
+        let mut job = job_of(id, parts, user, env.clone());
+        job.cwd = Some(folder);
         match client.start(job).await {
             // The job goes on without a client that is attached to it.
             Ok(main) => Ok(Some(main)),
@@ -147,6 +149,13 @@ impl Node {
     }
 }
 
+/// The command that a supervisor runs: the one that was asked for, in the workspace, or else that of the image; none if there
+/// is neither.
+pub(crate) fn main_of(asked: &[String], image: &ImageCommand) -> Option<ImageCommand> {
+    let asked = ImageCommand { parts: asked.to_vec(), folder: WORKSPACE.to_owned() };
+    [asked, image.clone()].into_iter().find(|command| !command.parts.is_empty())
+}
+
 /// Returns why the main command was never executed. One that was does not return: whether it has to live on is up to the
 /// template.
 async fn failed_to_start(main: Option<Attached>) -> String {
@@ -165,7 +174,7 @@ pub(crate) fn job_of(id: JobId, command: Vec<String>, user: u32, env: BTreeMap<S
     let mut job = Job::new(id, command);
     job.uid = Some(user);
     job.env = env;
-    job.cwd = Some(crate::spec::WORKSPACE.to_owned());
+    job.cwd = Some(WORKSPACE.to_owned());
     job
 }
 

@@ -1,6 +1,6 @@
 //! What a template becomes on this node, and why a node cannot serve it.
 
-use domain::template::{Image as NamedImage, Network, Readiness};
+use domain::template::{Image as NamedImage, Isolation, Network, Readiness, Runtime};
 use domain::{SandboxId, TemplateSpec};
 use ports::engine::{
     ContainerSpec, EngineInfo, Feature, Image, Incarnation, Limits, PublishedPort, Workspace,
@@ -43,14 +43,19 @@ pub(crate) fn container_spec(
         ports: template.ports.iter().map(|port| PublishedPort { inside: *port, outside: None }).collect(),
         env: template.env.clone(),
         workspace: if is_small { Workspace::Memory } else { Workspace::Disk },
+        runtime: template.runtime,
+        first: (!template.has_supervisor).then(|| template.command.clone()),
         ..rest
     }
 }
 
-/// The image of a template as this node has it; none if it does not.
-pub(crate) fn find_image(images: &Path, image: &NamedImage) -> Option<Image> {
+/// The image of a template as this node has it, or as its engine fetches it; none if it does not.
+pub(crate) fn find_image(images: &Path, image: &NamedImage, isolation: Isolation) -> Option<Image> {
     let name = match image {
         NamedImage::Host => return Some(Image::Host),
+        NamedImage::Named(name) if isolation == Isolation::Container => {
+            return Some(Image::Reference(name.clone()));
+        }
         NamedImage::Named(name) => name,
     };
     let folder = std::path::absolute(images.join(name)).ok()?;
@@ -76,14 +81,14 @@ pub(crate) fn why_not(template: &TemplateSpec, engine: &EngineInfo) -> Option<St
         let (asked, has): (&str, &str) = (template.isolation.into(), engine.isolation.into());
         return Some(format!("the template needs isolation `{asked}`, and the engine {name} has `{has}`"));
     }
-    if let Some(runtime) = template.runtime {
+    if let Some(runtime) = template.runtime.filter(|runtime| !engine.runtimes.contains(runtime)) {
         let runtime: &str = runtime.into();
         return Some(format!("the engine {name} has no runtime `{runtime}`"));
     }
-    if template.is_untrusted {
-        return Some(format!("the engine {name} runs no untrusted code"));
+    if template.is_untrusted && !template.runtime.is_some_and(Runtime::has_own_kernel) {
+        return Some(format!("the engine {name} runs untrusted code only in `runsc` or `kata`"));
     }
-    if !template.has_supervisor {
+    if !template.has_supervisor && template.isolation == Isolation::Process {
         return Some(format!("the engine {name} needs a supervisor"));
     }
     if template.workspace != WORKSPACE {

@@ -33,7 +33,7 @@ pub(crate) struct Entry {
     pub(crate) user: u32,
     /// The environment of its commands, without that of a claim. Secrets are not part of it.
     pub(crate) env: BTreeMap<String, String>,
-    /// Its main command; empty if there is none.
+    /// Its main command, unless the engine runs it; empty for that of the image.
     pub(crate) command: Vec<String>,
     /// The lease of its sandbox, as far as it is known here.
     pub(crate) lease: Option<NodeLease>,
@@ -93,13 +93,18 @@ struct StoredEntry {
     leased_epoch: Option<u64>,
 }
 
+/// The main command that a supervisor runs; empty for that of the image, and if there is no supervisor.
+pub(crate) fn main_command(template: &TemplateSpec) -> &[String] {
+    if template.has_supervisor { &template.command } else { &[] }
+}
+
 // === impl Entry ===
 
 impl Entry {
     /// What is known of a container of that sandbox.
     pub(crate) fn of(sandbox: SandboxId, template: &TemplateSpec) -> Self {
-        let TemplateSpec { user, env, command, .. } = template.clone();
-        let demand = Demand::of(template);
+        let TemplateSpec { user, env, .. } = template.clone();
+        let (demand, command) = (Demand::of(template), main_command(template).to_vec());
         Self { sandbox, demand, user, env, command, lease: None, leased_epoch: None }
     }
 

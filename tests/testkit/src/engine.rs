@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use ports::clock::{Clock, SystemClock};
 use ports::engine::{
     Connection, Container, ContainerSpec, ContainerState, Endpoint, Engine, EngineError, EngineInfo,
-    Incarnation, Isolation, Network, Usage,
+    ImageCommand, Incarnation, Isolation, Network, Usage,
 };
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;
@@ -120,7 +120,12 @@ impl FakeEngine {
     #[must_use]
     pub fn new(clock: Arc<dyn Clock>) -> Self {
         let inside = Inside {
-            info: EngineInfo { name: "fake", isolation: Isolation::Process, unsupported: Vec::new() },
+            info: EngineInfo {
+                name: "fake",
+                isolation: Isolation::Process,
+                runtimes: Vec::new(),
+                unsupported: Vec::new(),
+            },
             containers: BTreeMap::new(),
             faults: HashMap::new(),
             calls: Vec::new(),
@@ -263,6 +268,7 @@ impl FakeEngine {
             state: ContainerState::Creating,
             endpoints,
             created_at: self.clock.now(),
+            command: ImageCommand::default(),
         };
         let supervisor = Supervisor::new(Arc::clone(&inside.jobs));
         let (spec, creator) = (spec.clone(), self.process);

@@ -83,6 +83,9 @@ impl Namespaces {
             Image::Reference(_) => {
                 Err(EngineError::refused("this engine has no registry; name a folder, an archive or `host`"))
             }
+            _ if spec.first.is_some() => {
+                Err(EngineError::refused("this engine needs the supervisor as process 1"))
+            }
             Image::Host if !spec.read_only_root => {
                 Err(EngineError::refused("the image `host` is always read-only"))
             }

@@ -1,10 +1,9 @@
 //! What a sandbox may send: rules of nftables in its network namespace, which commands cannot change without capabilities.
 
 use super::{INTERNAL_INTERFACE, Policy};
+use host::BLOCKED_V4;
 
-/// Where clouds answer with credentials of the machine, and what is local to a link (IPv4).
-const BLOCKED_V4: &str = "169.254.0.0/16, 100.100.100.200";
-/// The same (IPv6).
+/// Where clouds answer with credentials of the machine, and what is local to a link (IPv6).
 const BLOCKED_V6: &str = "fe80::/10, fd00:ec2::254";
 /// A blocked connection fails at once, as without a route.
 const REJECT: &str = "reject with icmpx type no-route";

@@ -173,7 +173,7 @@ impl Subject for Machine {
         Arc::clone(&self.engine) as Arc<dyn Engine>
     }
 
-    fn reopened(&self) -> Arc<dyn Engine> {
+    async fn reopened(&self) -> Arc<dyn Engine> {
         open(&self.config)
     }
 

@@ -293,7 +293,7 @@ async fn network_survives_restarts_and_its_process() -> Result<(), Failure> {
     machine.engine().attach_network(&id).await?;
     let address = endpoint(&machine, &id).await?;
     assert!(reaches(&machine, &id, "192.0.2.10", &outside).await?);
-    let engine = machine.reopened();
+    let engine = machine.reopened().await;
     engine.attach_network(&id).await?;
     assert!(reaches(&machine, &id, "192.0.2.10", &outside).await?);
     // It stops with its sandbox and starts with it.

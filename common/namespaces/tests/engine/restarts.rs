@@ -18,7 +18,7 @@ async fn workspace_survives_a_stop() -> Result<(), Failure> {
         let id = machine.create(|spec| spec.workspace = workspace).await?;
         machine.text(&id, "echo kept >/workspace/x; echo lost >/tmp/x").await?;
         machine.engine().stop(&id).await?;
-        machine.reopened().start(&id).await?;
+        machine.reopened().await.start(&id).await?;
         assert_eq!(machine.text(&id, "cat /workspace/x; ls /tmp").await?, "kept");
     }
     Ok(())
@@ -53,7 +53,7 @@ async fn jobs_survive_a_new_process_of_the_adapter() -> Result<(), Failure> {
     held.stdin = true;
     drop(client.start(held).await?);
     drop(client);
-    let client = Client::connect(machine.reopened().connect(&id).await?).await?;
+    let client = Client::connect(machine.reopened().await.connect(&id).await?).await?;
     let (_, mut attached) = client.attach(&job, Offsets::default()).await?;
     attached.write_stdin(b"after\n").await?;
     let mut output = Vec::new();
@@ -80,7 +80,7 @@ async fn damaged_record_is_removed() -> Result<(), Failure> {
     assert!(!record(&damaged).exists());
     // At its start the adapter does the same.
     fs::write(record(&sound), "{")?;
-    assert_eq!(machine.reopened().list().await?, []);
+    assert_eq!(machine.reopened().await.list().await?, []);
     testkit::engine::suite::assert_nothing_left(&machine).await;
     Ok(())
 }

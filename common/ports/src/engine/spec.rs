@@ -2,7 +2,7 @@
 
 use super::{EngineError, Incarnation};
 use domain::SandboxId;
-use domain::template::{Network, USER_DEFAULT};
+use domain::template::{Network, Runtime, USER_DEFAULT};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
@@ -93,6 +93,11 @@ pub struct ContainerSpec {
     pub workspace: Workspace,
     /// Whether nothing outside of the workspace and the folders in memory can be written to.
     pub read_only_root: bool,
+    /// What runs it; the engine's choice if none.
+    pub runtime: Option<Runtime>,
+    /// The command that is process 1 in place of the supervisor; that of the image if it is empty. Commands are then run by the
+    /// engine itself.
+    pub first: Option<Vec<String>>,
 }
 
 // === impl Limits ===
@@ -132,6 +137,8 @@ impl ContainerSpec {
             env: BTreeMap::new(),
             workspace: Workspace::default(),
             read_only_root: true,
+            runtime: None,
+            first: None,
         }
     }
 

@@ -5,6 +5,7 @@ use crate::admission::Permit;
 use crate::candidates::Selector;
 use crate::{Allocator, parse_actor, store_fault};
 use contract::{AllocateRequest, Fault, FaultCode, LabDuration, Principal, Scope, WarmPolicy};
+use domain::template::Isolation;
 use domain::{
     ClaimKey, ClaimOptions, Descriptor, IdempotencyKey, LabId, NamePrefix, OwnerId, PoolKind, PoolName,
     PoolSpec, Sandbox, TemplateVersion,
@@ -167,8 +168,10 @@ impl Allocator {
             return Err(Fault::invalid("env", "is for pools of containers, and this pool is none"));
         };
         let settings = self.settings_of(asked, &creation.template).await?;
-        let has_command =
-            settings.and_then(|settings| settings.spec().ok()).is_some_and(|spec| !spec.command.is_empty());
+        // An image of a container engine may bring a command.
+        let has_command = settings
+            .and_then(|settings| settings.spec().ok())
+            .is_some_and(|spec| !spec.command.is_empty() || spec.isolation == Isolation::Container);
         match claim.warm {
             WarmPolicy::Require if has_command => Err(Fault::invalid(
                 "warm",

@@ -95,6 +95,7 @@ async fn ready(rig: &Rig, readiness: Readiness, address: SocketAddr) -> Result<(
         state: ContainerState::Running,
         endpoints: vec![Endpoint { port: 80, address }],
         created_at: NOW,
+        command: ImageCommand::default(),
     };
     rig.node.make_ready(&container, &template, &template.env).await
 }

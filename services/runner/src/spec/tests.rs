@@ -68,11 +68,13 @@ fn images_are_folders_or_archives_by_name() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::create_dir_all(folder.path().join("base/v1")).unwrap();
     std::fs::write(folder.path().join("python.tar"), b"").unwrap();
-    let found = |name: &str| find_image(folder.path(), &NamedImage::named(name));
+    let found = |name: &str| find_image(folder.path(), &NamedImage::named(name), Isolation::Process);
     assert_eq!(found("host"), Some(Image::Host));
     assert_eq!(found("base/v1"), Some(Image::Folder(folder.path().join("base/v1"))));
     assert_eq!(found("python"), Some(Image::Archive(folder.path().join("python.tar"))));
     assert_eq!(found("gone"), None);
+    let fetched = find_image(folder.path(), &NamedImage::named("python"), Isolation::Container);
+    assert_eq!(fetched, Some(Image::Reference("python".to_owned())), "the engine has images of its own");
 }
 
 #[test]
@@ -82,6 +84,7 @@ fn what_an_engine_lacks_is_a_reason() {
     let weak = EngineInfo {
         name: "fake",
         isolation: Isolation::Process,
+        runtimes: Vec::new(),
         unsupported: unsupported.into_iter().collect(),
     };
     let able = EngineInfo { unsupported: Vec::new(), ..weak.clone() };
@@ -106,4 +109,26 @@ fn what_an_engine_lacks_is_a_reason() {
     ] {
         assert!(why_not(&change, &able).is_some_and(|reason| reason.contains(words)), "{words}");
     }
+}
+
+#[test]
+fn an_engine_for_containers_has_runtimes_and_leaves_out_the_supervisor() {
+    let runtimes = vec![Runtime::Runc, Runtime::Runsc];
+    let (isolation, unsupported) = (Isolation::Container, Vec::new());
+    let engine = EngineInfo { name: "docker", isolation, runtimes, unsupported };
+    let container = |change: fn(&mut TemplateSpec)| {
+        let mut template = TemplateSpec { isolation, ..template() };
+        change(&mut template);
+        why_not(&template, &engine)
+    };
+    assert_eq!(container(|_| {}), None);
+    assert_eq!(container(|template| template.has_supervisor = false), None);
+    assert_eq!(container(|template| template.runtime = Some(Runtime::Runsc)), None);
+    let untrusted = |runtime| TemplateSpec { isolation, runtime, is_untrusted: true, ..template() };
+    assert_eq!(why_not(&untrusted(Some(Runtime::Runsc)), &engine), None);
+    for weak in [None, Some(Runtime::Runc)] {
+        let reason = why_not(&untrusted(weak), &engine).unwrap();
+        assert!(reason.contains("untrusted"), "{reason}");
+    }
+    assert!(why_not(&untrusted(Some(Runtime::Kata)), &engine).unwrap().contains("no runtime `kata`"));
 }

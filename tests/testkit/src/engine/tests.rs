@@ -11,7 +11,7 @@ impl Subject for FakeEngine {
         Arc::new(self.clone())
     }
 
-    fn reopened(&self) -> Arc<dyn Engine> {
+    async fn reopened(&self) -> Arc<dyn Engine> {
         Arc::new(FakeEngine::reopened(self))
     }
 

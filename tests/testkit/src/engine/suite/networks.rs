@@ -65,7 +65,7 @@ pub async fn networks_are_attached_once(subject: &dyn Subject) -> Result<(), Fai
         engine.stop(&id).await?;
         engine.attach_network(&id).await?;
         assert_eq!(states(engine.as_ref()).await?, [(id, ContainerState::Stopped)]);
-        let engine = subject.reopened();
+        let engine = subject.reopened().await;
         engine.start(&id).await?;
         engine.attach_network(&id).await?;
         assert_eq!(engine.list().await?, [created]);
@@ -99,7 +99,7 @@ pub async fn published_ports_are_distinct_and_stay(subject: &dyn Subject) -> Res
         containers.push(created);
     }
     assert_eq!(addresses.len(), 6, "{containers:?}");
-    let engine = subject.reopened();
+    let engine = subject.reopened().await;
     let sorted = |mut containers: Vec<Container>| {
         containers.sort_by_key(|container| container.incarnation);
         containers
