@@ -1,0 +1,383 @@
+//! The operations of the engine port.
+
+mod create;
+
+use crate::failure::status;
+use crate::record::{Phase, Record};
+use crate::spec::{LABEL_FLEET, LABEL_INCARNATION, LABEL_RUNNER, LABEL_SANDBOX, command_of, name};
+use crate::{Docker, Shared, network};
+use async_trait::async_trait;
+use bollard::models::{
+    ContainerInspectResponse, ContainerStateStatusEnum, ContainerSummary, ContainerSummaryStateEnum,
+};
+use bollard::query_parameters::{
+    ListContainersOptionsBuilder, RemoveContainerOptionsBuilder, StopContainerOptionsBuilder,
+};
+use domain::{SandboxId, UnixSeconds};
+use host::LOOK_PAUSE;
+use host::cgroups::Cgroups;
+use host::folders::Own;
+use ports::engine::{
+    Connection, Container, ContainerSpec, ContainerState, Engine, EngineError, EngineInfo, ImageCommand,
+    Incarnation, LocalImage, Usage,
+};
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::UnixStream;
+use tokio_util::sync::CancellationToken;
+
+/// Time-out for the end of a removal that another call has begun.
+const REMOVAL_TIMEOUT: Duration = Duration::from_secs(30);
+/// Time-out for the supervisor's socket.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Status of a call that changes nothing.
+const NOT_MODIFIED: u16 = 304;
+/// Status of a call that is not possible in the present state.
+const CONFLICT: u16 = 409;
+
+/// What the engine says about a container.
+struct Found {
+    state: ContainerState,
+    command: ImageCommand,
+}
+
+#[async_trait]
+impl Engine for Docker {
+    fn info(&self) -> EngineInfo {
+        self.0.info.clone()
+    }
+
+    /// The creation goes on without its caller until the engine has answered, so that nothing appears after a removal.
+    async fn create(&self, spec: &ContainerSpec) -> Result<Container, EngineError> {
+        let given_up = CancellationToken::new();
+        let _guard = given_up.clone().drop_guard();
+        let (shared, spec) = (Arc::clone(&self.0), spec.clone());
+        let created = tokio::spawn(async move { shared.create_container(&spec, &given_up).await });
+        created.await.map_err(EngineError::unavailable)?
+    }
+
+    async fn list(&self) -> Result<Vec<Container>, EngineError> {
+        self.0.containers().await
+    }
+
+    async fn remove(&self, incarnation: &Incarnation) -> Result<(), EngineError> {
+        let call = self.0.turns.call(incarnation);
+        call.remove();
+        let _turn = call.turn().await;
+        self.0.remove_container(incarnation).await
+    }
+
+    async fn attach_network(&self, incarnation: &Incarnation) -> Result<(), EngineError> {
+        let call = self.0.turns.call(incarnation);
+        let _turn = call.turn().await;
+        let (record, inspected) = self.0.seen(incarnation).await?;
+        let Some(target) = self.0.networks.of(record.network()) else { return Ok(()) };
+        let networks = inspected.network_settings.and_then(|settings| settings.networks).unwrap_or_default();
+        if networks.contains_key(&target) {
+            return Ok(());
+        }
+        let from: Vec<String> = networks.into_keys().collect();
+        network::move_to(&self.0.client, &name(incarnation), &from, &target).await
+    }
+
+    async fn start(&self, incarnation: &Incarnation) -> Result<(), EngineError> {
+        let call = self.0.turns.call(incarnation);
+        let _turn = call.turn().await;
+        self.0.start_container(incarnation).await
+    }
+
+    async fn stop(&self, incarnation: &Incarnation) -> Result<(), EngineError> {
+        let call = self.0.turns.call(incarnation);
+        let _turn = call.turn().await;
+        self.0.stop_container(incarnation).await
+    }
+
+    async fn pause(&self, incarnation: &Incarnation) -> Result<(), EngineError> {
+        self.0.freeze(incarnation, true).await
+    }
+
+    async fn resume(&self, incarnation: &Incarnation) -> Result<(), EngineError> {
+        self.0.freeze(incarnation, false).await
+    }
+
+    async fn connect(&self, incarnation: &Incarnation) -> Result<Connection, EngineError> {
+        let (record, inspected) = self.0.seen(incarnation).await?;
+        match state(&record, Some(&inspected)) {
+            ContainerState::Running if record.has_supervisor => {}
+            ContainerState::Running => {
+                return Err(EngineError::refused("it has no supervisor"));
+            }
+            state => return Err(not_running(&state)),
+        }
+        let connected = UnixStream::connect(socket(&self.0.folders.of(incarnation)));
+        let stream = match tokio::time::timeout(CONNECT_TIMEOUT, connected).await {
+            Ok(connected) => connected.map_err(EngineError::unavailable)?,
+            Err(_) => return Err(EngineError::unavailable("the supervisor takes no connection")),
+        };
+        // Root inside could put another socket in its place.
+        if peer(&stream).is_none_or(|pid| pid_of(&inspected) != Some(pid)) {
+            return Err(EngineError::failed("another process than the supervisor answers on its socket"));
+        }
+        Ok(Box::new(stream))
+    }
+
+    async fn usage(&self, incarnation: &Incarnation) -> Result<Usage, EngineError> {
+        let (record, inspected) = self.0.seen(incarnation).await?;
+        match (state(&record, Some(&inspected)), pid_of(&inspected)) {
+            (ContainerState::Running | ContainerState::Paused, Some(pid)) => {
+                Ok(Cgroups::of_process(pid).usage())
+            }
+            (state, _) => Err(not_running(&state)),
+        }
+    }
+
+    async fn images(&self) -> Result<Vec<LocalImage>, EngineError> {
+        self.0.all_images().await
+    }
+
+    async fn commit(&self, incarnation: &Incarnation, image: &str) -> Result<(), EngineError> {
+        let call = self.0.turns.call(incarnation);
+        let _turn = call.turn().await;
+        self.0.seen(incarnation).await?;
+        self.0.commit_container(&name(incarnation), image).await
+    }
+}
+
+// === impl Shared ===
+
+impl Shared {
+    /// Every container of this runner: those of the engine, and those whose creation has not reached it.
+    async fn containers(&self) -> Result<Vec<Container>, EngineError> {
+        let labels =
+            [format!("{LABEL_FLEET}={}", self.owner.fleet), format!("{LABEL_RUNNER}={}", self.owner.runner)];
+        // Before the engine is asked: what appears in between is listed next time.
+        let records = self.records()?;
+        let filters = HashMap::from([("label".to_owned(), labels.to_vec())]);
+        let options = ListContainersOptionsBuilder::new().all(true).filters(&filters).build();
+        let listed = self.client.get().await?.list_containers(Some(options)).await;
+        let mut of_engine: BTreeMap<_, _> = listed
+            .map_err(|error| self.client.failed(error))?
+            .into_iter()
+            .filter_map(|summary| {
+                let labels = summary.labels.as_ref()?;
+                let incarnation = Incarnation::parse(labels.get(LABEL_INCARNATION)?).ok()?;
+                let sandbox = SandboxId::parse(labels.get(LABEL_SANDBOX)?).ok()?;
+                Some((incarnation, (sandbox, summary)))
+            })
+            .collect();
+        let mut found = Vec::with_capacity(records.len());
+        for record in records {
+            let Some((sandbox, incarnation, created_at)) = record.labels() else { continue };
+            let summary = of_engine.remove(&incarnation).map(|(_, summary)| summary);
+            let is_created = record.phase == Phase::Creating && self.turns.is_busy(&incarnation);
+            let Found { state, command } = if is_created {
+                Found { state: ContainerState::Creating, command: ImageCommand::default() }
+            } else {
+                of_summary(&record, summary)
+            };
+            let endpoints = record.endpoints();
+            found.push(Container { sandbox, incarnation, state, endpoints, created_at, command });
+        }
+        let left = of_engine.into_iter().map(|(incarnation, (sandbox, summary))| Container {
+            sandbox,
+            incarnation,
+            state: ContainerState::Failed {
+                reason: "the machine was restarted, or its folder is gone".to_owned(),
+            },
+            endpoints: Vec::new(),
+            created_at: UnixSeconds::new(summary.created.unwrap_or_default().unsigned_abs()),
+            command: ImageCommand::default(),
+        });
+        // One that was created or removed meanwhile is not one without a folder.
+        found.extend(left.filter(|container| {
+            !self.turns.is_busy(&container.incarnation) && self.record(&container.incarnation).is_err()
+        }));
+        Ok(found)
+    }
+
+    fn records(&self) -> Result<Vec<Record>, EngineError> {
+        let mut records = Vec::new();
+        for incarnation in self.folders.incarnations().map_err(EngineError::unavailable)? {
+            match self.record(&incarnation) {
+                Ok(record) => records.push(record),
+                // It was removed meanwhile, or nothing is known about it: the next start removes it.
+                Err(EngineError::Gone | EngineError::Failed { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(records)
+    }
+
+    /// The record of a sandbox.
+    fn record(&self, incarnation: &Incarnation) -> Result<Record, EngineError> {
+        Record::read(self.folders.of(incarnation).path()).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => EngineError::Gone,
+            io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => EngineError::failed(error),
+            // A list without it would say that it is gone.
+            _ => EngineError::unavailable(error),
+        })
+    }
+
+    /// A container as the adapter and the engine see it.
+    async fn seen(
+        &self,
+        incarnation: &Incarnation,
+    ) -> Result<(Record, ContainerInspectResponse), EngineError> {
+        let record = self.record(incarnation)?;
+        let inspected = self.client.get().await?.inspect_container(&name(incarnation), None).await;
+        Ok((record, inspected.map_err(|error| self.client.failed(error))?))
+    }
+
+    async fn remove_container(&self, incarnation: &Incarnation) -> Result<(), EngineError> {
+        self.remove_of_engine(&name(incarnation)).await?;
+        let own = self.folders.of(incarnation);
+        let deleted = tokio::task::spawn_blocking(move || own.delete()).await;
+        deleted.map_err(EngineError::unavailable)?.map_err(EngineError::unavailable)?;
+        self.ports.release(incarnation);
+        Ok(())
+    }
+
+    /// Removes a container from the engine, and returns when it is gone.
+    pub(crate) async fn remove_of_engine(&self, container: &str) -> Result<(), EngineError> {
+        let gone = tokio::time::timeout(REMOVAL_TIMEOUT, async {
+            loop {
+                let options = RemoveContainerOptionsBuilder::new().force(true).v(true).build();
+                let removed = self.client.get().await?.remove_container(container, Some(options)).await;
+                match removed.map_err(|error| self.client.failed(error)) {
+                    Ok(()) | Err(EngineError::Gone) => return Ok(()),
+                    // Another call removes it.
+                    Err(EngineError::Unavailable { reason }) if reason.contains("in progress") => {
+                        self.clock.sleep(LOOK_PAUSE).await;
+                    }
+                    Err(error) => return Err(EngineError::unavailable(error)),
+                }
+            }
+        });
+        gone.await
+            .unwrap_or_else(|_| Err(EngineError::unavailable("the engine removes it, but has not finished")))
+    }
+
+    async fn stop_container(&self, incarnation: &Incarnation) -> Result<(), EngineError> {
+        let (mut record, inspected) = self.seen(incarnation).await?;
+        match state(&record, Some(&inspected)) {
+            ContainerState::Stopped => return Ok(()),
+            ContainerState::Running | ContainerState::Paused | ContainerState::Exited => {}
+            state => return Err(not_running(&state)),
+        }
+        let options = StopContainerOptionsBuilder::new().t(0).build();
+        match self.client.get().await?.stop_container(&name(incarnation), Some(options)).await {
+            Ok(()) => {}
+            Err(error) if status(&error) == Some(NOT_MODIFIED) => {}
+            Err(error) => return Err(self.client.failed(error)),
+        }
+        record.phase = Phase::Stopped;
+        record.write(self.folders.of(incarnation).path()).map_err(EngineError::unavailable)
+    }
+
+    async fn freeze(&self, incarnation: &Incarnation, is_frozen: bool) -> Result<(), EngineError> {
+        let call = self.turns.call(incarnation);
+        let _turn = call.turn().await;
+        let (record, inspected) = self.seen(incarnation).await?;
+        match state(&record, Some(&inspected)) {
+            ContainerState::Running if is_frozen => {}
+            ContainerState::Paused if !is_frozen => {}
+            ContainerState::Running | ContainerState::Paused => return Ok(()),
+            state => return Err(not_running(&state)),
+        }
+        let (engine, container) = (self.client.get().await?, name(incarnation));
+        let done = if is_frozen {
+            engine.pause_container(&container).await
+        } else {
+            engine.unpause_container(&container).await
+        };
+        done.map_err(|error| match status(&error) {
+            // Pause and resume in quick succession: the state decides, and the caller may repeat.
+            Some(CONFLICT | 500) => EngineError::unavailable(error),
+            _ => self.client.failed(error),
+        })
+    }
+}
+
+/// The socket of a supervisor, in a folder that the container sees.
+fn socket(own: &Own) -> PathBuf {
+    control(own).join("socket")
+}
+
+fn control(own: &Own) -> PathBuf {
+    own.path().join("control")
+}
+
+/// The process at the other end of a connection.
+fn peer(stream: &UnixStream) -> Option<i32> {
+    stream.peer_cred().ok()?.pid()
+}
+
+/// Process 1 of a container, as this machine sees it.
+fn pid_of(inspected: &ContainerInspectResponse) -> Option<i32> {
+    let pid = inspected.state.as_ref()?.pid?;
+    i32::try_from(pid).ok().filter(|pid| *pid > 0)
+}
+
+fn of_summary(record: &Record, summary: Option<ContainerSummary>) -> Found {
+    let Some(ContainerSummary { state, labels, .. }) = summary else {
+        return Found { state: state(record, None), command: ImageCommand::default() };
+    };
+    use ContainerSummaryStateEnum as State;
+    let state = match state {
+        Some(State::RUNNING | State::STOPPING | State::RESTARTING) => Seen::Running,
+        Some(State::PAUSED) => Seen::Paused,
+        Some(State::EXITED | State::CREATED) => Seen::Ended,
+        _ => Seen::Broken,
+    };
+    Found { state: judge(record, Some(state)), command: command_of(&labels.unwrap_or_default()) }
+}
+
+/// What the engine says of a container's processes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Seen {
+    Running,
+    Paused,
+    Ended,
+    /// It is being removed, or cannot be.
+    Broken,
+}
+
+/// The state of a container for the call whose turn it is: nothing else is creating it.
+fn state(record: &Record, inspected: Option<&ContainerInspectResponse>) -> ContainerState {
+    use ContainerStateStatusEnum as State;
+    let seen = inspected.map(|inspected| match inspected.state.as_ref().and_then(|state| state.status) {
+        Some(State::RUNNING | State::RESTARTING) => Seen::Running,
+        Some(State::PAUSED) => Seen::Paused,
+        Some(State::EXITED | State::CREATED) => Seen::Ended,
+        _ => Seen::Broken,
+    });
+    judge(record, seen)
+}
+
+fn judge(record: &Record, seen: Option<Seen>) -> ContainerState {
+    let failed = |reason: &str| ContainerState::Failed { reason: reason.to_owned() };
+    match (record.phase, seen) {
+        (Phase::Creating, _) => failed("its creation was interrupted"),
+        (_, None) => failed("the engine does not have it any more"),
+        (_, Some(Seen::Broken)) => failed("the engine cannot use it any more"),
+        (_, Some(Seen::Running)) => ContainerState::Running,
+        (_, Some(Seen::Paused)) => ContainerState::Paused,
+        (Phase::Stopped, Some(Seen::Ended)) => ContainerState::Stopped,
+        (Phase::Running, Some(Seen::Ended)) => ContainerState::Exited,
+    }
+}
+
+/// The answer to a call that needs a running sandbox.
+fn not_running(state: &ContainerState) -> EngineError {
+    match state {
+        ContainerState::Creating => EngineError::unavailable("it is being created"),
+        ContainerState::Failed { reason } => EngineError::failed(reason),
+        ContainerState::Paused => EngineError::refused("it is paused"),
+        ContainerState::Stopped | ContainerState::Exited | ContainerState::Running => {
+            EngineError::refused("it is not running")
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! Creates and starts sandboxes.
+
+use super::{control, not_running, peer, socket, state};
+use crate::Shared;
+use crate::failure::is_port_conflict;
+use crate::record::{Phase, Port, Record};
+use crate::spec::{View, body, name};
+use bollard::query_parameters::{
+    CreateContainerOptionsBuilder, LogsOptionsBuilder, WaitContainerOptionsBuilder,
+};
+use futures_util::StreamExt as _;
+use host::folders::{Own, make_private};
+use host::{LOOK_PAUSE, of_io};
+use ports::engine::{
+    Container, ContainerSpec, ContainerState, EngineError, Image, ImageCommand, Incarnation, PublishedPort,
+    Workspace,
+};
+use std::net::{SocketAddrV4, TcpListener};
+use std::path::Path;
+use std::time::Duration;
+use supervisor::Client;
+use tokio::net::UnixStream;
+use tokio_util::sync::CancellationToken;
+
+/// Time-out from the start of a container to the answer of its supervisor.
+const START_TIMEOUT: Duration = Duration::from_secs(20);
+/// Attempts with other ports of the node, if something else takes one meanwhile.
+const PORT_ATTEMPTS_MAX: u32 = 5;
+/// Most bytes of an error message that are passed on.
+const COMPLAINT_BYTES_MAX: usize = 512;
+/// What the kernel's list of mounts says of a folder in memory.
+const IN_MEMORY: &str = " - tmpfs ";
+/// Where the workspace is inside.
+const WORKSPACE_MOUNT: &str = " /workspace ";
+
+/// Whether a creation is still wanted.
+struct Wanted<'a> {
+    call: &'a host::turns::Call<'a>,
+    given_up: &'a CancellationToken,
+}
+
+// === impl Wanted ===
+
+impl Wanted<'_> {
+    /// Runs a step that can be left at any point.
+    async fn step<T>(&self, step: impl Future<Output = Result<T, EngineError>>) -> Result<T, EngineError> {
+        tokio::select! {
+            biased;
+            () = self.call.removed() => Err(EngineError::Gone),
+            () = self.given_up.cancelled() => Err(gave_up()),
+            result = step => result,
+        }
+    }
+
+    /// After a step that has to be finished.
+    fn check(&self) -> Result<(), EngineError> {
+        if self.call.is_removed() {
+            return Err(EngineError::Gone);
+        }
+        if self.given_up.is_cancelled() { Err(gave_up()) } else { Ok(()) }
+    }
+}
+
+fn gave_up() -> EngineError {
+    EngineError::unavailable("the caller gave up")
+}
+
+// === impl Shared ===
+
+impl Shared {
+    pub(super) async fn create_container(
+        &self,
+        spec: &ContainerSpec,
+        given_up: &CancellationToken,
+    ) -> Result<Container, EngineError> {
+        spec.check()?;
+        self.info.check(spec)?;
+        let call = self.turns.call(&spec.incarnation);
+        let _turn = call.turn().await;
+        let wanted = Wanted { call: &call, given_up };
+        match self.record(&spec.incarnation) {
+            Err(EngineError::Gone) => {}
+            Ok(record) => return self.existing(&record).await,
+            Err(error) => return Err(error),
+        }
+        let Image::Reference(image) = &spec.image else {
+            return Err(EngineError::refused(
+                "this engine has images of its own; name one, such as `nginx:alpine`",
+            ));
+        };
+        let (image, command) = wanted.step(self.image(image)).await?;
+        wanted.check()?;
+        let own = self.folders.of(&spec.incarnation);
+        own.create().map_err(of_io)?;
+        let mut record = Record {
+            sandbox: spec.sandbox.as_str().to_owned(),
+            incarnation: spec.incarnation.to_string(),
+            created_at: self.clock.now().get(),
+            phase: Phase::Creating,
+            network: <&str>::from(spec.network).to_owned(),
+            ports: Vec::new(),
+            has_supervisor: spec.first.is_none(),
+        };
+        let made = self.make(spec, &own, &mut record, &image, &command, &wanted).await;
+        match made {
+            Ok(()) => {
+                record.phase = Phase::Running;
+                record.write(own.path()).map_err(of_io)?;
+                self.existing(&record).await
+            }
+            // It is listed as failed until it is removed, as after the end of this process.
+            Err(error) if given_up.is_cancelled() => Err(error),
+            Err(error) => {
+                // Whatever cannot be removed now stays in the list as failed.
+                let _ = self.remove_container(&spec.incarnation).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// A container that is not being created.
+    async fn existing(&self, record: &Record) -> Result<Container, EngineError> {
+        let (_, incarnation, _) = record.labels().ok_or(EngineError::Gone)?;
+        let listed = self.containers().await?;
+        let mut container =
+            listed.into_iter().find(|one| one.incarnation == incarnation).ok_or(EngineError::Gone)?;
+        if container.state == ContainerState::Creating {
+            container.state = state(record, None);
+        }
+        Ok(container)
+    }
+
+    /// Makes the files of a sandbox, its record first, and its container.
+    async fn make(
+        &self,
+        spec: &ContainerSpec,
+        own: &Own,
+        record: &mut Record,
+        image: &str,
+        command: &ImageCommand,
+        wanted: &Wanted<'_>,
+    ) -> Result<(), EngineError> {
+        record.write(own.path()).map_err(of_io)?;
+        make_private(&control(own)).map_err(of_io)?;
+        let bytes = (spec.workspace == Workspace::Memory).then_some(spec.limits.disk_bytes);
+        let workspace = own.make_workspace(bytes, Some(spec.user)).map_err(of_io)?;
+        let first = self.networks.first(spec.network, !spec.ports.is_empty());
+        let engine = self.client.get().await?;
+        for attempt in 1.. {
+            record.ports = self.reserve(&spec.incarnation, &spec.ports)?;
+            record.write(own.path()).map_err(of_io)?;
+            let view = View {
+                supervisor: &self.folders.supervisor(),
+                control: &control(own),
+                workspace: &workspace,
+                network: &first,
+                ports: &record.ports,
+                runtime: spec.runtime.and_then(|runtime| self.runtimes.name(runtime)),
+            };
+            let body = body(spec, image.to_owned(), command, &self.owner, &view);
+            let container = name(&spec.incarnation);
+            let options = CreateContainerOptionsBuilder::new().name(&container).build();
+            let created = engine.create_container(Some(options), body).await;
+            created.map_err(|error| match self.client.failed(error) {
+                // It was there a moment ago.
+                EngineError::Gone => {
+                    EngineError::unavailable(format!("the image `{image}` was removed meanwhile"))
+                }
+                error => error,
+            })?;
+            wanted.check()?;
+            let started =
+                engine.start_container(&container, None).await.map_err(|error| self.client.failed(error));
+            wanted.check()?;
+            match started {
+                Err(error)
+                    if is_port_conflict(&error)
+                        && attempt < PORT_ATTEMPTS_MAX
+                        && is_free_choice(&spec.ports) =>
+                {
+                    self.remove_of_engine(&container).await?;
+                    self.ports.release(&spec.incarnation);
+                }
+                Err(error) if is_port_conflict(&error) => {
+                    return Err(EngineError::Full { reason: "its ports of the node are in use".to_owned() });
+                }
+                started => {
+                    started?;
+                    break;
+                }
+            }
+        }
+        if record.has_supervisor {
+            wanted.step(self.ready(own, &name(&spec.incarnation), bytes.is_some())).await?;
+        }
+        wanted.check()
+    }
+
+    /// Gives a sandbox ports of the node.
+    fn reserve(&self, incarnation: &Incarnation, ports: &[PublishedPort]) -> Result<Vec<Port>, EngineError> {
+        let full = |reason: &str| EngineError::Full { reason: reason.to_owned() };
+        let is_free = |port: u16| TcpListener::bind((self.address, port)).is_ok();
+        let reserved = ports.iter().map(|PublishedPort { inside, outside }| {
+            let port = match outside {
+                Some(port) if is_free(*port) && self.ports.take(incarnation, *port) => *port,
+                Some(port) => return Err(full(&format!("port {port} is in use"))),
+                None => {
+                    let reserved = self.ports.reserve(incarnation, is_free);
+                    reserved.ok_or_else(|| full("all ports that may be published are in use"))?
+                }
+            };
+            Ok(Port { inside: *inside, outside: SocketAddrV4::new(self.address, port) })
+        });
+        reserved.collect()
+    }
+
+    /// Waits until the supervisor answers.
+    async fn ready(&self, own: &Own, container: &str, is_in_memory: bool) -> Result<(), EngineError> {
+        let engine = self.client.get().await?;
+        let options = WaitContainerOptionsBuilder::new().condition("not-running").build();
+        let mut ended = engine.wait_container(container, Some(options));
+        let answered = async {
+            let stream = loop {
+                match UnixStream::connect(socket(own)).await {
+                    Ok(stream) => break stream,
+                    Err(_) => self.clock.sleep(LOOK_PAUSE).await,
+                }
+            };
+            let pid = peer(&stream);
+            Client::connect(stream).await.map_err(EngineError::failed)?;
+            if is_in_memory && !pid.is_some_and(sees_memory) {
+                let reason = "the engine does not see the folders that the runner makes in memory; \
+                              start the runner in the mount namespace of the engine";
+                return Err(EngineError::refused(reason));
+            }
+            Ok(())
+        };
+        let ready = tokio::time::timeout(START_TIMEOUT, async {
+            tokio::select! {
+                biased;
+                answered = answered => answered,
+                _ = ended.next() => Err(EngineError::failed(format!("it ended: {}", self.complaint(container).await))),
+            }
+        });
+        ready
+            .await
+            .unwrap_or_else(|_| Err(EngineError::failed(format!("not ready within {START_TIMEOUT:?}"))))
+    }
+
+    /// The last line that process 1 wrote.
+    async fn complaint(&self, container: &str) -> String {
+        let options = LogsOptionsBuilder::new().stdout(true).stderr(true).tail("1").build();
+        let line = match self.client.get().await {
+            Ok(engine) => engine.logs(container, Some(options)).next().await,
+            Err(_) => None,
+        };
+        let text = line.and_then(Result::ok).map(|line| line.to_string()).unwrap_or_default();
+        let line = text.trim();
+        let line = line.get(..line.floor_char_boundary(COMPLAINT_BYTES_MAX)).unwrap_or(line);
+        if line.is_empty() { "it said nothing".to_owned() } else { line.to_owned() }
+    }
+
+    pub(super) async fn start_container(&self, incarnation: &Incarnation) -> Result<(), EngineError> {
+        let (mut record, inspected) = self.seen(incarnation).await?;
+        match state(&record, Some(&inspected)) {
+            ContainerState::Running => return Ok(()),
+            ContainerState::Stopped | ContainerState::Exited => {}
+            state => return Err(not_running(&state)),
+        }
+        let own = self.folders.of(incarnation);
+        let container = name(incarnation);
+        if record.has_supervisor {
+            // That of the former process; nothing listens there.
+            let _ = std::fs::remove_file(socket(&own));
+        }
+        let started = self.client.get().await?.start_container(&container, None).await;
+        started.map_err(|error| self.client.failed(error))?;
+        if record.has_supervisor {
+            self.ready(&own, &container, false).await?;
+        }
+        record.phase = Phase::Running;
+        record.write(own.path()).map_err(of_io)
+    }
+}
+
+/// Whether the engine may choose every port of the node.
+fn is_free_choice(ports: &[PublishedPort]) -> bool {
+    ports.iter().all(|port| port.outside.is_none())
+}
+
+/// Whether the workspace of a process is in memory.
+fn sees_memory(pid: i32) -> bool {
+    let mounts = std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("mountinfo"));
+    mounts.is_ok_and(|mounts| {
+        mounts.lines().any(|line| line.contains(WORKSPACE_MOUNT) && line.contains(IN_MEMORY))
+    })
+}

@@ -1,0 +1,215 @@
+//! The three networks of a runner on its engine, and the rules that say what their containers may reach.
+//!
+//! Until its claim, a container that will have a network, or has published ports, is in the closed one: connections come in,
+//! none goes out. The engine separates the networks from each other, and the containers of the closed and the open one from
+//! their neighbours. The rules are a table of nftables of this adapter, which containers cannot change without capabilities.
+
+use crate::client::Client;
+use crate::failure::status;
+use bollard::models::{NetworkConnectRequest, NetworkCreateRequest, NetworkDisconnectRequest};
+use host::{BLOCKED_V4, PROGRAM_PATH};
+use ports::engine::{EngineError, Network};
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::process::Stdio;
+use tokio::io::AsyncWriteExt as _;
+use tokio::process::Command;
+
+/// The engine's name for no network.
+pub(crate) const NONE: &str = "none";
+/// The kernel's list of the interfaces of this process's network namespace.
+const INTERFACES: &str = "/proc/self/net/dev";
+
+/// The names of the networks.
+#[derive(Clone, Debug)]
+pub(crate) struct Networks {
+    /// What the names of interfaces begin with; they have at most 15 bytes.
+    prefix: String,
+}
+
+/// One of the networks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Closed,
+    Internal,
+    Open,
+}
+
+// === impl Kind ===
+
+impl Kind {
+    const ALL: [Self; 3] = [Self::Closed, Self::Internal, Self::Open];
+
+    const fn letter(self) -> char {
+        match self {
+            Self::Closed => 'c',
+            Self::Internal => 'i',
+            Self::Open => 'o',
+        }
+    }
+}
+
+// === impl Networks ===
+
+impl Networks {
+    /// Those of the runner with this hash.
+    pub(crate) fn new(hash: &str) -> Self {
+        Self { prefix: format!("sbx{hash}") }
+    }
+
+    /// The network that a container begins in.
+    pub(crate) fn first(&self, network: Network, has_ports: bool) -> String {
+        if network == Network::None && !has_ports { NONE.to_owned() } else { self.name(Kind::Closed) }
+    }
+
+    /// The network of a leased container; none if it stays where it begins.
+    pub(crate) fn of(&self, network: Network) -> Option<String> {
+        match network {
+            Network::None => None,
+            Network::Internal => Some(self.name(Kind::Internal)),
+            Network::Open => Some(self.name(Kind::Open)),
+        }
+    }
+
+    /// The name of a network, which is also that of its interface on the machine.
+    fn name(&self, kind: Kind) -> String {
+        format!("{}{}", self.prefix, kind.letter())
+    }
+
+    /// Makes networks and rules, or says why there are none.
+    pub(crate) async fn prepare(&self, client: &Client) -> Result<(), String> {
+        if !rustix::process::geteuid().is_root() {
+            return Err("only root can make the rules of networks; the runner is another user".to_owned());
+        }
+        self.write_rules().await.map_err(|error| error.to_string())?;
+        for kind in Kind::ALL {
+            self.create(client, kind).await.map_err(|error| error.to_string())?;
+        }
+        let interfaces = std::fs::read_to_string(INTERFACES).unwrap_or_default();
+        let interfaces: HashSet<_> =
+            interfaces.lines().filter_map(|line| line.split_once(':')).map(|(name, _)| name.trim()).collect();
+        if Kind::ALL.iter().all(|kind| interfaces.contains(self.name(*kind).as_str())) {
+            return Ok(());
+        }
+        let reason = "the engine is in another network namespace, where the runner cannot make rules; start it in that of the engine";
+        Err(reason.to_owned())
+    }
+
+    async fn create(&self, client: &Client, kind: Kind) -> Result<(), EngineError> {
+        let engine = client.get().await?;
+        let name = self.name(kind);
+        match engine.inspect_network(&name, None).await {
+            Ok(_) => return Ok(()),
+            Err(error) if status(&error) == Some(404) => {}
+            Err(error) => return Err(client.failed(error)),
+        }
+        let is = |yes: bool| yes.to_string();
+        let options = [
+            ("com.docker.network.bridge.name", name.clone()),
+            ("com.docker.network.bridge.enable_icc", is(kind == Kind::Internal)),
+            ("com.docker.network.bridge.enable_ip_masquerade", is(kind == Kind::Open)),
+        ];
+        let request = NetworkCreateRequest {
+            name,
+            driver: Some("bridge".to_owned()),
+            enable_ipv6: Some(false),
+            options: Some(options.map(|(name, value)| (name.to_owned(), value)).into()),
+            labels: Some(HashMap::from([("sandbox-broker".to_owned(), "network".to_owned())])),
+            ..NetworkCreateRequest::default()
+        };
+        engine.create_network(request).await.map(drop).map_err(|error| client.failed(error))
+    }
+
+    /// Replaces the rules as one change.
+    async fn write_rules(&self) -> io::Result<()> {
+        let mut nft = Command::new("nft");
+        nft.args(["-f", "-"]).env_clear().env("PATH", PROGRAM_PATH).kill_on_drop(true);
+        nft.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut nft = nft.spawn().map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => {
+                io::Error::other("there is no program `nft`: install the Debian package `nftables`")
+            }
+            _ => error,
+        })?;
+        if let Some(mut input) = nft.stdin.take() {
+            input.write_all(self.rules().as_bytes()).await?;
+        }
+        let output = nft.wait_with_output().await?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let text = String::from_utf8_lossy(&output.stderr);
+        Err(io::Error::other(format!("nft: {}", text.lines().next().unwrap_or("it said nothing"))))
+    }
+
+    /// What containers may send. Replies to what comes in through published ports always go out.
+    fn rules(&self) -> String {
+        let [closed, internal, open] = Kind::ALL.map(|kind| self.name(kind));
+        let table = format!("inet {}", self.prefix);
+        format!(
+            r#"table {table}
+delete table {table}
+table {table} {{
+    chain forward {{
+        type filter hook forward priority filter - 10; policy accept;
+        ct state established,related accept
+        iifname "{closed}" drop
+        iifname "{internal}" oifname != "{internal}" drop
+        iifname "{open}" ip daddr {{ {BLOCKED_V4} }} reject with icmpx type no-route
+    }}
+    chain input {{
+        type filter hook input priority filter - 10; policy accept;
+        ct state established,related accept
+        iifname "{open}" meta l4proto {{ tcp, udp }} th dport 53 accept
+        iifname {{ "{closed}", "{internal}", "{open}" }} drop
+    }}
+}}
+"#
+        )
+    }
+}
+
+/// Moves a container from the networks that it is in to `target`.
+pub(crate) async fn move_to(
+    client: &Client,
+    container: &str,
+    from: &[String],
+    target: &str,
+) -> Result<(), EngineError> {
+    let engine = client.get().await?;
+    // The engine publishes ports in the network that is connected when the container has no other one.
+    for network in from {
+        let request = NetworkDisconnectRequest { container: container.to_owned(), force: Some(false) };
+        engine.disconnect_network(network, request).await.map_err(|error| client.failed(error))?;
+    }
+    let request = NetworkConnectRequest { container: container.to_owned(), endpoint_config: None };
+    engine.connect_network(target, request).await.map_err(|error| client.failed(error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_container_begins_where_it_reaches_nothing() {
+        let networks = Networks::new("01234567");
+        assert_eq!(networks.first(Network::None, false), "none");
+        for (network, has_ports) in [(Network::None, true), (Network::Internal, false), (Network::Open, true)]
+        {
+            assert_eq!(networks.first(network, has_ports), "sbx01234567c");
+        }
+        assert_eq!(networks.of(Network::None), None);
+        assert_eq!(networks.of(Network::Open).as_deref(), Some("sbx01234567o"));
+        assert!(networks.name(Kind::Internal).len() <= 15, "names of interfaces are short");
+    }
+
+    #[test]
+    fn rules_replace_earlier_ones_and_block_the_metadata_of_clouds() {
+        let rules = Networks::new("0").rules();
+        assert!(
+            rules.contains("delete table inet sbx0\n") && rules.contains(r#"iifname "sbx0c" drop"#),
+            "{rules}"
+        );
+        assert!(rules.contains("169.254.0.0/16") && rules.contains("100.100.100.200"), "{rules}");
+    }
+}

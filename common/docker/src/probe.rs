@@ -1,0 +1,235 @@
+//! Finds out at start what the engine is and what it allows.
+
+use crate::client::Client;
+use crate::network::Networks;
+use crate::record::Record;
+use crate::spec::name;
+use crate::{Docker, Owner, Shared};
+use bollard::models::SystemInfo;
+use host::Publish;
+use host::folders::Folders;
+use host::numbers::Numbers;
+use ports::clock::Clock;
+use ports::engine::{EngineError, EngineInfo, Feature, Isolation, Runtime, Unsupported};
+use std::io;
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// How engines call what runs containers; the first one that is there is used.
+const RUNTIMES: [(Runtime, &[&str]); 3] = [
+    (Runtime::Runc, &["runc", "io.containerd.runc.v2", "crun"]),
+    (Runtime::Runsc, &["runsc", "io.containerd.runsc.v1"]),
+    (Runtime::Kata, &["kata", "kata-runtime", "io.containerd.kata.v2"]),
+];
+
+/// What the adapter needs to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The fleet that its sandboxes belong to: letters, digits and `-`.
+    pub fleet: String,
+    /// The engine's socket.
+    pub socket: PathBuf,
+    /// The folder for its state, of this adapter alone. It has the same path for the engine, and should be in memory.
+    pub state: PathBuf,
+    /// The folder for workspaces on disk, of this adapter alone. It has the same path for the engine.
+    pub data: PathBuf,
+    /// The static program that becomes process 1 (`supervisor_image::SUPERVISOR`).
+    pub supervisor: &'static [u8],
+    /// Where ports are published.
+    pub publish: Publish,
+}
+
+/// Why the engine cannot be used, with what an operator can do.
+#[derive(Debug, thiserror::Error)]
+pub enum ProbeError {
+    /// The configuration is wrong.
+    #[error("{0}")]
+    Config(&'static str),
+    /// There is no engine.
+    #[error("no Docker engine answers on {socket}: start one, or name its socket")]
+    NoEngine {
+        /// The socket.
+        socket: PathBuf,
+        /// The cause.
+        #[source]
+        error: EngineError,
+    },
+    /// A folder cannot be used.
+    #[error("the folder {state} or {data} cannot be used")]
+    Folder {
+        /// The folder for the state.
+        state: PathBuf,
+        /// The folder for data.
+        data: PathBuf,
+        /// The cause.
+        #[source]
+        error: io::Error,
+    },
+}
+
+/// The engine's names of what runs containers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Runtimes(Vec<(Runtime, String)>);
+
+// === impl Runtimes ===
+
+impl Runtimes {
+    fn of(info: &SystemInfo) -> Self {
+        let known = |names: &[&str]| {
+            let runtimes = info.runtimes.as_ref()?;
+            names.iter().find(|name| runtimes.contains_key(**name)).map(|name| (*name).to_owned())
+        };
+        Self(RUNTIMES.iter().filter_map(|(runtime, names)| Some((*runtime, known(names)?))).collect())
+    }
+
+    pub(crate) fn name(&self, runtime: Runtime) -> Option<&str> {
+        self.0.iter().find(|(known, _)| *known == runtime).map(|(_, name)| name.as_str())
+    }
+}
+
+// === impl Docker ===
+
+impl Docker {
+    /// Connects to the engine, finds out what it allows, and opens the state folder. Removes what has no readable record there:
+    /// nothing else could.
+    ///
+    /// # Errors
+    /// [`ProbeError`] if no sandbox can run here.
+    pub async fn probe(config: Config, clock: Arc<dyn Clock>) -> Result<Self, ProbeError> {
+        let Config { fleet, socket, state, data, supervisor, publish } = config;
+        if fleet.is_empty() || !fleet.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
+            return Err(ProbeError::Config("the name of the fleet may hold only letters, digits and '-'"));
+        }
+        if supervisor.is_empty() {
+            return Err(ProbeError::Config("this build has no supervisor for this system"));
+        }
+        if !rustix::process::geteuid().is_root() {
+            return Err(ProbeError::Config(
+                "a runner of the Docker engine has to be root: it makes workspaces for other users",
+            ));
+        }
+        let client = Client::new(socket.clone());
+        let no_engine = |error| ProbeError::NoEngine { socket: socket.clone(), error };
+        let engine = client.get().await.map_err(no_engine)?;
+        let found = engine.info().await.map_err(|error| no_engine(client.failed(error)))?;
+        let in_folders = |error| ProbeError::Folder { state: state.clone(), data: data.clone(), error };
+        let folders = Folders::open(&state, &data).map_err(in_folders)?;
+        folders.write_supervisor(supervisor).map_err(in_folders)?;
+        let networks = Networks::new(&host::hash_of(&state));
+        let no_network = networks.prepare(&client).await.err();
+        let runtimes = Runtimes::of(&found);
+        let info = EngineInfo {
+            name: "docker",
+            isolation: Isolation::Container,
+            runtimes: runtimes.0.iter().map(|(runtime, _)| *runtime).collect(),
+            unsupported: unsupported(&found, no_network, &publish),
+        };
+        let shared = Shared {
+            owner: Owner { fleet, runner: state.to_string_lossy().into_owned() },
+            client,
+            folders,
+            address: publish.address,
+            ports: Numbers::new(publish.ports),
+            networks,
+            pulls: Default::default(),
+            info,
+            runtimes,
+            clock,
+            turns: Default::default(),
+        };
+        shared.clear().await.map_err(|error| no_engine(error))?;
+        Ok(Self(Arc::new(shared)))
+    }
+}
+
+// === impl Shared ===
+
+impl Shared {
+    /// Removes what was left without a record, and reserves the ports of the others.
+    async fn clear(&self) -> Result<(), EngineError> {
+        for incarnation in self.folders.all_incarnations().map_err(EngineError::unavailable)? {
+            let own = self.folders.of(&incarnation);
+            match Record::read(own.path()).ok().filter(|record| record.labels().is_some()) {
+                Some(record) => record.ports.iter().for_each(|port| {
+                    self.ports.take(&incarnation, port.outside.port());
+                }),
+                None => {
+                    self.remove_of_engine(&name(&incarnation)).await?;
+                    own.delete().map_err(EngineError::unavailable)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What this engine lacks.
+fn unsupported(info: &SystemInfo, no_network: Option<String>, publish: &Publish) -> Vec<Unsupported> {
+    let no_group = |has: Option<bool>, name: &str| {
+        (has == Some(false)).then(|| format!("the engine has no `{name}` control group"))
+    };
+    let no_quota = "folders on disk have no quota; use a workspace in memory";
+    let no_address = TcpListener::bind((publish.address, 0)).err().map(|error| {
+        format!("ports cannot be published on {} ({error}): set RUNNER_PUBLISH_ADDRESS to an address of this machine", publish.address)
+    });
+    let all = [
+        (Feature::DiskLimit, Some(no_quota.to_owned())),
+        (Feature::MemoryLimit, no_group(info.memory_limit, "memory")),
+        (Feature::CpuLimit, no_group(info.cpu_cfs_quota, "cpu")),
+        (Feature::PidsLimit, no_group(info.pids_limit, "pids")),
+        (Feature::InternalNetwork, no_network.clone()),
+        (Feature::OpenNetwork, no_network.clone()),
+        (Feature::PublishedPorts, no_network.or(no_address)),
+    ];
+    all.into_iter().filter_map(|(feature, reason)| Some(Unsupported { feature, reason: reason? })).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ports::clock::SystemClock;
+    use std::net::Ipv4Addr;
+
+    #[tokio::test]
+    async fn a_missing_engine_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = Config {
+            fleet: "test".to_owned(),
+            socket: folder.path().join("docker.sock"),
+            state: folder.path().join("state"),
+            data: folder.path().join("data"),
+            supervisor: b"#!/bin/true",
+            publish: Publish { address: Ipv4Addr::LOCALHOST, ports: 30_000..=30_009 },
+        };
+        let probed = |config| Docker::probe(config, Arc::new(SystemClock));
+        let error = probed(Config { fleet: "a/b".to_owned(), ..config.clone() }).await.unwrap_err();
+        assert!(error.to_string().contains("fleet"), "{error}");
+        if rustix::process::geteuid().is_root() {
+            let error = probed(config).await.unwrap_err().to_string();
+            assert!(
+                error.contains("no Docker engine answers on") && error.contains("docker.sock"),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_the_engine_lacks_is_reported() {
+        let info = SystemInfo {
+            pids_limit: Some(false),
+            runtimes: Some(["runc", "kata-runtime"].map(|name| (name.to_owned(), Default::default())).into()),
+            ..SystemInfo::default()
+        };
+        let publish = Publish { address: Ipv4Addr::new(203, 0, 113, 1), ports: 1..=1 };
+        let features = |no_network| {
+            let lacking = unsupported(&info, no_network, &publish).into_iter();
+            lacking.map(|lack| lack.feature).collect::<Vec<_>>()
+        };
+        assert_eq!(features(None), [Feature::DiskLimit, Feature::PidsLimit, Feature::PublishedPorts]);
+        assert!(features(Some("not root".to_owned())).contains(&Feature::OpenNetwork));
+        let runtimes = Runtimes::of(&info);
+        assert_eq!(runtimes.name(Runtime::Kata), Some("kata-runtime"));
+        assert_eq!((runtimes.name(Runtime::Runc), runtimes.name(Runtime::Runsc)), (Some("runc"), None));
+    }
+}
