@@ -10,7 +10,7 @@ PREFIX ?= $(HOME)/.local
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help up build $(RELEASE) install test test-accounts test-readme test-scripts test-clients test-api test-browser test-compose test-engine test-load verify fuzz fuzz-keep asyncapi bench tools smoke check fmt fmt-check clippy deny doc reset clean
+.PHONY: help up build $(RELEASE) install test test-accounts test-readme test-scripts test-clients test-api test-browser test-compose test-engine test-docker test-load verify fuzz fuzz-keep asyncapi bench tools smoke check fmt fmt-check clippy deny doc reset clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -79,13 +79,18 @@ test-engine: ## Run real sandboxes on this machine: the suite of all engines, wh
 	cargo build --workspace --bin broker
 	NATS_SERVER="$$(tools/nats-server.sh)" cargo test --package tests --features machine --test nodes
 
+test-docker: ## Run the tests of the Docker adapter beside a Docker engine and a registry that only they use (root on Debian)
+# There is no network beside the engine: everything is compiled before.
+	cargo test --package docker --features machine --no-run
+	tests/harness/with_docker.py cargo test --package docker --features machine $(ARGS)
+
 test-load: ## Let classes of students claim from a real `broker up` (ARGS: smoke stress labs exhaustion, --strict for latencies)
 	@tools/nats-server.sh >/dev/null
 	cargo build --workspace --bin broker
 	cd tests/load && python3 -m unittest --quiet
 	BROKER="$(abspath $(TARGET_DIR))/debug/broker" NATS_SERVER="$$(tools/nats-server.sh)" tests/load/run.py $(ARGS)
 
-verify: deny doc fuzz test-compose smoke ## Run what CI has no time for: dependencies, docs, fuzzing, Docker, load, the release build
+verify: deny doc fuzz test-compose smoke ## Run what CI has no time for: dependencies, docs, fuzzing, Compose, load, the release build
 	$(MAKE) test-load ARGS="smoke labs exhaustion"
 
 fuzz: ## Run libFuzzer on every parser of untrusted bytes (FUZZ_SECONDS=60 for each target, ARGS: targets)
