@@ -234,10 +234,20 @@ impl Shared {
     async fn remove_container(&self, incarnation: &Incarnation) -> Result<(), EngineError> {
         self.remove_of_engine(&name(incarnation)).await?;
         let own = self.folders.of(incarnation);
+        let needed_network = self.record(incarnation).is_ok_and(|record| record.needs_network());
         let deleted = tokio::task::spawn_blocking(move || own.delete()).await;
         deleted.map_err(EngineError::unavailable)?.map_err(EngineError::unavailable)?;
         self.ports.release(incarnation);
-        Ok(())
+        if needed_network { self.delete_unused_networks().await } else { Ok(()) }
+    }
+
+    /// Deletes the networks if no container needs them.
+    pub(crate) async fn delete_unused_networks(&self) -> Result<(), EngineError> {
+        let _turn = self.networks.turn.lock().await;
+        if self.records()?.iter().any(Record::needs_network) {
+            return Ok(());
+        }
+        self.networks.delete(&self.client).await
     }
 
     /// Removes a container from the engine, and returns when it is gone.

@@ -3,13 +3,14 @@
 //! Until its claim, a container that will have a network, or has published ports, is in the closed one: connections come in,
 //! none goes out. The engine separates the networks from each other, and the containers of the closed and the open one from
 //! their neighbours. The rules are a table of nftables of this adapter, which containers cannot change without capabilities.
+//! All of it is there only while a container needs it.
 
 use crate::client::Client;
 use crate::failure::status;
 use bollard::models::{NetworkConnectRequest, NetworkCreateRequest, NetworkDisconnectRequest};
-use host::{BLOCKED_V4, PROGRAM_PATH};
+use host::{BLOCKED_V4, PROGRAM_PATH, of_io};
 use ports::engine::{EngineError, Network};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::io;
 use std::process::Stdio;
 use tokio::io::AsyncWriteExt as _;
@@ -20,11 +21,13 @@ pub(crate) const NONE: &str = "none";
 /// The kernel's list of the interfaces of this process's network namespace.
 const INTERFACES: &str = "/proc/self/net/dev";
 
-/// The names of the networks.
-#[derive(Clone, Debug)]
+/// The networks of a runner.
+#[derive(Debug)]
 pub(crate) struct Networks {
     /// What the names of interfaces begin with; they have at most 15 bytes.
     prefix: String,
+    /// Held while the first container needs them, and while they are deleted after the last one.
+    pub(crate) turn: tokio::sync::Mutex<()>,
 }
 
 /// One of the networks.
@@ -54,12 +57,12 @@ impl Kind {
 impl Networks {
     /// Those of the runner with this hash.
     pub(crate) fn new(hash: &str) -> Self {
-        Self { prefix: format!("sbx{hash}") }
+        Self { prefix: format!("sbx{hash}"), turn: tokio::sync::Mutex::default() }
     }
 
     /// The network that a container begins in.
-    pub(crate) fn first(&self, network: Network, has_ports: bool) -> String {
-        if network == Network::None && !has_ports { NONE.to_owned() } else { self.name(Kind::Closed) }
+    pub(crate) fn first(&self, needs_network: bool) -> String {
+        if needs_network { self.name(Kind::Closed) } else { NONE.to_owned() }
     }
 
     /// The network of a leased container; none if it stays where it begins.
@@ -76,23 +79,44 @@ impl Networks {
         format!("{}{}", self.prefix, kind.letter())
     }
 
-    /// Makes networks and rules, or says why there are none.
-    pub(crate) async fn prepare(&self, client: &Client) -> Result<(), String> {
+    /// Finds out whether networks and rules can be made here.
+    pub(crate) async fn why_not(&self, client: &Client) -> Option<String> {
         if !rustix::process::geteuid().is_root() {
-            return Err("only root can make the rules of networks; the runner is another user".to_owned());
+            return Some("only root can make the rules of networks; the runner is another user".to_owned());
         }
-        self.write_rules().await.map_err(|error| error.to_string())?;
-        for kind in Kind::ALL {
-            self.create(client, kind).await.map_err(|error| error.to_string())?;
+        if let Err(error) = self.make(client).await {
+            return Some(error.to_string());
         }
         let interfaces = std::fs::read_to_string(INTERFACES).unwrap_or_default();
-        let interfaces: HashSet<_> =
-            interfaces.lines().filter_map(|line| line.split_once(':')).map(|(name, _)| name.trim()).collect();
-        if Kind::ALL.iter().all(|kind| interfaces.contains(self.name(*kind).as_str())) {
-            return Ok(());
+        let mut names = interfaces.lines().filter_map(|line| Some(line.split_once(':')?.0.trim()));
+        let is_here = names.any(|name| name == self.name(Kind::Closed));
+        (!is_here).then(|| {
+            "the engine is in another network namespace, where the runner cannot make rules; start it in that of the engine"
+                .to_owned()
+        })
+    }
+
+    /// Makes what is not there yet.
+    pub(crate) async fn make(&self, client: &Client) -> Result<(), EngineError> {
+        self.nft(&self.rules()).await.map_err(of_io)?;
+        for kind in Kind::ALL {
+            self.create(client, kind).await?;
         }
-        let reason = "the engine is in another network namespace, where the runner cannot make rules; start it in that of the engine";
-        Err(reason.to_owned())
+        Ok(())
+    }
+
+    /// Deletes all of it, when no container needs it any more.
+    pub(crate) async fn delete(&self, client: &Client) -> Result<(), EngineError> {
+        let engine = client.get().await?;
+        for kind in Kind::ALL {
+            match engine.remove_network(&self.name(kind)).await {
+                Err(error) if status(&error) != Some(404) => return Err(client.failed(error)),
+                _ => {}
+            }
+        }
+        let table = self.table();
+        // There is a table to delete, even if there was none.
+        self.nft(&format!("table {table}\ndelete table {table}\n")).await.map_err(of_io)
     }
 
     async fn create(&self, client: &Client, kind: Kind) -> Result<(), EngineError> {
@@ -120,8 +144,8 @@ impl Networks {
         engine.create_network(request).await.map(drop).map_err(|error| client.failed(error))
     }
 
-    /// Replaces the rules as one change.
-    async fn write_rules(&self) -> io::Result<()> {
+    /// Changes rules, as one change.
+    async fn nft(&self, rules: &str) -> io::Result<()> {
         let mut nft = Command::new("nft");
         nft.args(["-f", "-"]).env_clear().env("PATH", PROGRAM_PATH).kill_on_drop(true);
         nft.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
@@ -132,7 +156,7 @@ impl Networks {
             _ => error,
         })?;
         if let Some(mut input) = nft.stdin.take() {
-            input.write_all(self.rules().as_bytes()).await?;
+            input.write_all(rules.as_bytes()).await?;
         }
         let output = nft.wait_with_output().await?;
         if output.status.success() {
@@ -142,10 +166,14 @@ impl Networks {
         Err(io::Error::other(format!("nft: {}", text.lines().next().unwrap_or("it said nothing"))))
     }
 
+    fn table(&self) -> String {
+        format!("inet {}", self.prefix)
+    }
+
     /// What containers may send. Replies to what comes in through published ports always go out.
     fn rules(&self) -> String {
         let [closed, internal, open] = Kind::ALL.map(|kind| self.name(kind));
-        let table = format!("inet {}", self.prefix);
+        let table = self.table();
         format!(
             r#"table {table}
 delete table {table}
@@ -193,11 +221,10 @@ mod tests {
     #[test]
     fn a_container_begins_where_it_reaches_nothing() {
         let networks = Networks::new("01234567");
-        assert_eq!(networks.first(Network::None, false), "none");
-        for (network, has_ports) in [(Network::None, true), (Network::Internal, false), (Network::Open, true)]
-        {
-            assert_eq!(networks.first(network, has_ports), "sbx01234567c");
-        }
+        assert_eq!(
+            (networks.first(false), networks.first(true)),
+            ("none".to_owned(), "sbx01234567c".to_owned())
+        );
         assert_eq!(networks.of(Network::None), None);
         assert_eq!(networks.of(Network::Open).as_deref(), Some("sbx01234567o"));
         assert!(networks.name(Kind::Internal).len() <= 15, "names of interfaces are short");

@@ -117,7 +117,7 @@ impl Docker {
         let folders = Folders::open(&state, &data).map_err(in_folders)?;
         folders.write_supervisor(supervisor).map_err(in_folders)?;
         let networks = Networks::new(&host::hash_of(&state));
-        let no_network = networks.prepare(&client).await.err();
+        let no_network = networks.why_not(&client).await;
         let runtimes = Runtimes::of(&found);
         let info = EngineInfo {
             name: "docker",
@@ -138,7 +138,15 @@ impl Docker {
             clock,
             turns: Default::default(),
         };
-        shared.clear().await.map_err(|error| no_engine(error))?;
+        let cleared = async {
+            shared.clear().await?;
+            match shared.delete_unused_networks().await {
+                // What could not be made need not be deleted.
+                Err(_) if shared.info.why_not(Feature::OpenNetwork).is_some() => Ok(()),
+                deleted => deleted,
+            }
+        };
+        cleared.await.map_err(no_engine)?;
         Ok(Self(Arc::new(shared)))
     }
 }

@@ -63,6 +63,11 @@ impl Record {
         Some((sandbox, Incarnation::parse(&self.incarnation).ok()?, UnixSeconds::new(self.created_at)))
     }
 
+    /// Whether it needs the networks of the runner.
+    pub(crate) fn needs_network(&self) -> bool {
+        self.network() != Network::None || !self.ports.is_empty()
+    }
+
     pub(crate) fn network(&self) -> Network {
         self.network.parse().unwrap_or_default()
     }

@@ -12,8 +12,8 @@ use futures_util::StreamExt as _;
 use host::folders::{Own, make_private};
 use host::{LOOK_PAUSE, of_io};
 use ports::engine::{
-    Container, ContainerSpec, ContainerState, EngineError, Image, ImageCommand, Incarnation, PublishedPort,
-    Workspace,
+    Container, ContainerSpec, ContainerState, EngineError, Image, ImageCommand, Incarnation, Network,
+    PublishedPort, Workspace,
 };
 use std::net::{SocketAddrV4, TcpListener};
 use std::path::Path;
@@ -144,11 +144,17 @@ impl Shared {
         make_private(&control(own)).map_err(of_io)?;
         let bytes = (spec.workspace == Workspace::Memory).then_some(spec.limits.disk_bytes);
         let workspace = own.make_workspace(bytes, Some(spec.user)).map_err(of_io)?;
-        let first = self.networks.first(spec.network, !spec.ports.is_empty());
+        let needs_network = spec.network != Network::None || !spec.ports.is_empty();
+        let first = self.networks.first(needs_network);
         let engine = self.client.get().await?;
         for attempt in 1.. {
             record.ports = self.reserve(&spec.incarnation, &spec.ports)?;
             record.write(own.path()).map_err(of_io)?;
+            if needs_network {
+                // From now on the record keeps them.
+                let _turn = self.networks.turn.lock().await;
+                self.networks.make(&self.client).await?;
+            }
             let view = View {
                 supervisor: &self.folders.supervisor(),
                 control: &control(own),

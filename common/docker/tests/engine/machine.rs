@@ -187,10 +187,5 @@ impl Drop for Machine {
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let _ = std::thread::spawn(move || runtime.block_on(remove)).join();
-        let hash = host::hash_of(&self.config.state);
-        for kind in ["c", "i", "o"] {
-            client(&["network", "rm", &format!("sbx{hash}{kind}")]);
-        }
-        let _ = Command::new("nft").args(["delete", "table", "inet", &format!("sbx{hash}")]).output();
     }
 }
