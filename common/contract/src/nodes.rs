@@ -6,7 +6,7 @@
 mod operators;
 
 pub use operators::{
-    DRAIN_SECONDS_MAX, NodeLoad, NodeOrder, NodeRequest, NodeStatus, NodeStatusName, NodeView, NodesReply,
+    DRAIN_SECONDS_MAX, IMAGES_MAX, NodeImage, NodeLoad, NodeOrder, NodeRequest, NodeStatus, NodeStatusName, NodeView, NodesReply,
     NodesRequest,
 };
 

@@ -41,7 +41,7 @@ mod nodes;
 mod providers;
 
 pub use configs::{Backends, Configs};
-pub use nodes::{NodeConfig, NodeError};
+pub use nodes::{EngineKind, NodeConfig, NodeError};
 
 use metrics::WorkerMetrics;
 

@@ -190,7 +190,7 @@ async fn serve(
 ) -> anyhow::Result<()> {
     let mut configs = Configs::read(overlay)?;
     let nodes = containers::probe(&configs, options.nodes, &shared).await?;
-    if nodes.is_some() {
+    if nodes.of_pool() > 0 {
         configs.backends.pools = configs.backends.pools.map(|pools| pools.with_seed(containers::pool()));
     }
     let mut lifecycle = Lifecycle::new(GRACE);

@@ -3,12 +3,12 @@
 use crate::Node;
 use crate::node_requests::unavailable;
 use contract::nodes::{
-    HeldContainer, INVENTORY_MAX, IdleContainer, InventoryReply, InventoryRequest, NodeLoad,
+    HeldContainer, IMAGES_MAX, INVENTORY_MAX, IdleContainer, InventoryReply, InventoryRequest, NodeImage, NodeLoad,
 };
 use contract::{Fault, NodeVerb};
 use domain::RuntimeState;
 use ports::bus::Request;
-use ports::engine::{ContainerState, Incarnation};
+use ports::engine::{ContainerState, Incarnation, LocalImage};
 use runtime::requests::{decode, parse_incarnation};
 use std::collections::BTreeMap;
 
@@ -24,7 +24,7 @@ impl Node {
         }
         let generation = self.control.generation();
         if containers.is_empty() {
-            return Ok(InventoryReply { generation, load: Some(self.load()), ..InventoryReply::default() });
+            return Ok(InventoryReply { generation, load: Some(self.load().await), ..InventoryReply::default() });
         }
         let listed = self.engine.list().await.map_err(|error| {
             tracing::warn!(error = %error, "the engine cannot list its containers");
@@ -46,7 +46,7 @@ impl Node {
         Ok(reply)
     }
 
-    fn load(&self) -> NodeLoad {
+    async fn load(&self) -> NodeLoad {
         let ((used, promised), offered) = (self.containers.used(), self.containers.offered());
         let taken = used.plus(promised);
         let all = self.containers.all();
@@ -64,7 +64,20 @@ impl Node {
                 .iter()
                 .map(|lack| format!("{}: {}", lack.feature, lack.reason))
                 .collect(),
+            images: self.images().await,
         }
+    }
+
+    /// The images of the engine, those that are fetched first. Without an answer there is nothing to show.
+    async fn images(&self) -> Vec<NodeImage> {
+        let mut images = self.engine.images().await.unwrap_or_default();
+        images.sort_by_key(|image| image.pull.is_none());
+        let shown = images.into_iter().take(IMAGES_MAX);
+        shown
+            .map(|LocalImage { name, bytes, pull }| {
+                NodeImage { name, bytes, fetched_bytes: pull.map(|pull| pull.fetched_bytes) }
+            })
+            .collect()
     }
 }
 

@@ -122,7 +122,25 @@ pub struct NodeLoad {
     /// What templates can ask for and this machine does not support, each with the reason.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unsupported: Vec<String>,
+    /// The images that its engine has or fetches, at most [`IMAGES_MAX`]; none for engines without images of their own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub images: Vec<NodeImage>,
 }
+
+/// An image of a node's engine.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct NodeImage {
+    /// Its name.
+    pub name: String,
+    /// Its size, as far as it is known.
+    pub bytes: u64,
+    /// What has arrived, while it is fetched.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fetched_bytes: Option<u64>,
+}
+
+/// Most images of a node that are shown, those that are fetched first: a page of nodes is one message.
+pub const IMAGES_MAX: usize = 32;
 
 impl Name for NodeStatus {
     const SET: &'static str = "NodeStatus";

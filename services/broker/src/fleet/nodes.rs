@@ -2,9 +2,10 @@
 
 use super::Fleet;
 use anyhow::Context as _;
+use docker::Docker;
 use domain::NodeId;
 use host::Publish;
-use namespaces::{Namespaces, ProbeError};
+use namespaces::Namespaces;
 use ports::clock::Clock;
 use ports::engine::{Engine, Unsupported};
 use runtime::settings::Settings;
@@ -13,16 +14,37 @@ use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
+use strum::VariantNames as _;
+
+/// Where Docker listens by default.
+const DOCKER_SOCKET: &str = "/var/run/docker.sock";
+
+/// What makes the sandboxes of a node.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, strum::EnumString, strum::IntoStaticStr, strum::VariantNames,
+)]
+#[strum(serialize_all = "snake_case")]
+pub enum EngineKind {
+    /// Linux namespaces, without a daemon.
+    #[default]
+    Namespaces,
+    /// Docker or Podman.
+    Docker,
+}
 
 /// The settings of a node: its runner and its engine.
 #[derive(Clone, Debug)]
 pub struct NodeConfig {
     /// The runner.
     pub runner: runner::Config,
+    /// The engine.
+    pub engine: EngineKind,
     /// The folder for the state of the engine.
     pub state: PathBuf,
     /// The program of `bubblewrap`.
     pub wrapper: PathBuf,
+    /// The socket of Docker.
+    pub socket: PathBuf,
     /// Where ports are published.
     pub publish: Publish,
 }
@@ -32,10 +54,21 @@ pub struct NodeConfig {
 pub enum NodeError {
     /// The machine cannot run containers. The rest of a fleet works without them.
     #[error("no containers on this machine")]
-    Engine(#[source] ProbeError),
+    Engine(#[source] EngineProblem),
     /// Anything else.
     #[error(transparent)]
     Other(#[from] anyhow::Error),
+}
+
+/// Why an engine cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineProblem {
+    /// That of namespaces.
+    #[error(transparent)]
+    Namespaces(#[from] namespaces::ProbeError),
+    /// Docker.
+    #[error(transparent)]
+    Docker(#[from] docker::ProbeError),
 }
 
 // === impl NodeConfig ===
@@ -44,6 +77,17 @@ impl NodeConfig {
     /// Reads the settings of a node.
     pub fn read(settings: &mut Settings<'_>) -> Self {
         let runner = runner::Config::read(settings);
+        let engine = settings.parsed(
+            "RUNNER_ENGINE",
+            EngineKind::default().into(),
+            "what makes the sandboxes of a node: `namespaces`, which needs no daemon, or `docker` (Docker or Podman)",
+            |text| text.parse().map_err(|_| format!("must be one of {}", EngineKind::VARIANTS.join(", "))),
+        );
+        let socket = settings.text(
+            "RUNNER_DOCKER_SOCKET",
+            DOCKER_SOCKET,
+            "socket of Docker, or of Podman's service; `broker up` adds a node for it if it is usable",
+        );
         let state = settings.text(
             "RUNNER_STATE",
             "/run/sandbox-runner",
@@ -55,7 +99,14 @@ impl NodeConfig {
             "program of bubblewrap, which starts containers (Debian package `bubblewrap`)",
         );
         let publish = read_publish(settings);
-        Self { runner, state: state.into(), wrapper: wrapper.into(), publish }
+        Self {
+            runner,
+            engine: engine.unwrap_or_default(),
+            state: state.into(),
+            wrapper: wrapper.into(),
+            socket: socket.into(),
+            publish,
+        }
     }
 
     /// Finds out what this machine allows, and makes the engine of the node.
@@ -63,32 +114,33 @@ impl NodeConfig {
     /// # Errors
     /// [`ProbeError`] in [`NodeError::Engine`] if no container can run here.
     pub async fn probe(&self, fleet: &str, clock: Arc<dyn Clock>) -> Result<Arc<dyn Engine>, NodeError> {
-        let engine = namespaces::Config {
-            fleet: fleet.to_owned(),
-            state: self.state.clone(),
-            data: self.runner.data.join("engine"),
-            wrapper: self.wrapper.clone(),
-            publish: self.publish.clone(),
-            supervisor: supervisor_image::SUPERVISOR,
+        let (fleet, state, publish) = (fleet.to_owned(), self.state.clone(), self.publish.clone());
+        let (data, supervisor) = (self.runner.data.join("engine"), supervisor_image::SUPERVISOR);
+        let engine: Arc<dyn Engine> = match self.engine {
+            EngineKind::Docker => {
+                let socket = self.socket.clone();
+                let config = docker::Config { fleet, socket, state, data, supervisor, publish };
+                Arc::new(Docker::probe(config, clock).await.map_err(|error| NodeError::Engine(error.into()))?)
+            }
+            EngineKind::Namespaces => {
+                let wrapper = self.wrapper.clone();
+                let config = namespaces::Config { fleet, state, data, wrapper, supervisor, publish };
+                let probed = tokio::task::spawn_blocking(move || Namespaces::probe(config, clock)).await;
+                let probed = probed.context("the engine could not be tried")?;
+                Arc::new(probed.map_err(|error| NodeError::Engine(error.into()))?)
+            }
         };
-        let probed = tokio::task::spawn_blocking(move || Namespaces::probe(engine, clock)).await;
-        let engine = probed.context("the engine could not be tried")?.map_err(NodeError::Engine)?;
         for Unsupported { feature, reason } in engine.info().unsupported {
             tracing::warn!(%feature, reason, "containers of this machine do without {feature}: {reason}");
         }
-        Ok(Arc::new(engine))
+        Ok(engine)
     }
 
     /// One of `count` nodes on this machine, which share what it offers.
     #[must_use]
     pub fn part(&self, node: NodeId, count: u16) -> Self {
-        let name = node.as_str();
-        Self {
-            runner: self.runner.part(node.clone(), count),
-            state: self.state.join(name),
-            wrapper: self.wrapper.clone(),
-            publish: self.publish.clone(),
-        }
+        let state = self.state.join(node.as_str());
+        Self { runner: self.runner.part(node, count), state, ..self.clone() }
     }
 }
 

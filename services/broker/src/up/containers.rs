@@ -1,6 +1,6 @@
 //! The nodes of `broker up`, with a template and a pool for the first container.
 
-use crate::fleet::{Configs, Fleet, NodeConfig, NodeError, Shared};
+use crate::fleet::{Configs, EngineKind, Fleet, NodeConfig, NodeError, Shared};
 use anyhow::Context as _;
 use domain::template::Image;
 use domain::{
@@ -18,6 +18,8 @@ use tokio_util::sync::CancellationToken;
 
 /// The pool, and its template.
 pub(super) const POOL: &str = "shell";
+/// The node on Docker.
+const DOCKER_NODE: &str = "docker";
 /// Free containers of the pool.
 const WARM: u32 = 3;
 /// Where the system keeps what ends with it.
@@ -32,8 +34,13 @@ pub(super) enum Containers {
     Off,
     /// This machine cannot run them.
     Unavailable(String),
-    /// So many nodes run them.
-    On(usize),
+    /// So many nodes run them, and perhaps one more on Docker.
+    On {
+        /// Those of namespaces.
+        nodes: usize,
+        /// Whether there is one on Docker.
+        has_docker: bool,
+    },
 }
 
 /// The nodes of a fleet that starts.
@@ -49,9 +56,10 @@ pub(super) enum Nodes {
 // === impl Nodes ===
 
 impl Nodes {
-    /// Whether there are containers.
-    pub(super) const fn is_some(&self) -> bool {
-        matches!(self, Self::On(_))
+    /// How many nodes run containers of the pool.
+    pub(super) fn of_pool(&self) -> usize {
+        let Self::On(nodes) = self else { return 0 };
+        nodes.iter().filter(|(config, _)| config.engine == EngineKind::Namespaces).count()
     }
 }
 
@@ -76,26 +84,33 @@ pub(super) fn state_folder(data: &Path) -> PathBuf {
     if is_writable { Path::new(RUN).join(name) } else { std::env::temp_dir().join(name) }
 }
 
-/// The nodes that this machine can run, each with its engine.
+/// The nodes that this machine can run, each with its engine: so many of namespaces, and one more if Docker answers.
 ///
 /// # Errors
 /// When the machine could not be tried.
 pub(super) async fn probe(configs: &Configs, count: u16, shared: &Shared) -> anyhow::Result<Nodes> {
-    let mut nodes = Vec::new();
-    for number in 1..=count {
-        let name = NodeId::parse(&format!("node-{number}")).context("no name for a node")?;
-        let config = configs.node.part(name, count);
+    if count == 0 {
+        return Ok(Nodes::Off);
+    }
+    let has_socket = configs.node.socket.exists();
+    let names = (1..=count).map(|number| (EngineKind::Namespaces, format!("node-{number}")));
+    let names = names.chain(has_socket.then(|| (EngineKind::Docker, DOCKER_NODE.to_owned())));
+    let (mut nodes, mut problem) = (Vec::new(), None);
+    for (engine, name) in names {
+        let name = NodeId::parse(&name).context("no name for a node")?;
+        let config = NodeConfig { engine, ..configs.node.part(name, count + u16::from(has_socket)) };
         let prefix = configs.backends.nats.subjects.prefix();
         match config.probe(prefix, Arc::clone(&shared.clock)).await {
             Ok(engine) => nodes.push((config, engine)),
-            Err(NodeError::Engine(problem)) => {
-                tracing::warn!("no containers on this machine: {}", Chain(&problem));
-                return Ok(Nodes::Unavailable(Chain(&problem).to_string()));
+            Err(NodeError::Engine(reason)) => {
+                let (name, reason) = (<&str>::from(engine), Chain(&reason).to_string());
+                tracing::warn!(engine = name, "no containers of the engine {name} on this machine: {reason}");
+                problem.get_or_insert(reason);
             }
             Err(NodeError::Other(error)) => return Err(error),
         }
     }
-    Ok(if nodes.is_empty() { Nodes::Off } else { Nodes::On(nodes) })
+    Ok(problem.filter(|_| nodes.is_empty()).map_or(Nodes::On(nodes), Nodes::Unavailable))
 }
 
 /// Starts the nodes, and writes the template of their pool.
@@ -112,7 +127,9 @@ pub(super) async fn start(
         Nodes::Unavailable(reason) => return Ok(Containers::Unavailable(reason)),
         Nodes::On(nodes) => nodes,
     };
-    let count = nodes.len();
+    let of_docker = |(config, _): &&(NodeConfig, _)| config.engine == EngineKind::Docker;
+    let docker = nodes.iter().filter(of_docker).count();
+    let on = Containers::On { nodes: nodes.len() - docker, has_docker: docker > 0 };
     for (config, engine) in nodes {
         fleet.start_runner(lifecycle, config, engine).await?;
     }
@@ -122,7 +139,7 @@ pub(super) async fn start(
         stop.cancelled().await;
         Ok::<(), std::convert::Infallible>(())
     });
-    Ok(Containers::On(count))
+    Ok(on)
 }
 
 /// Writes the template unless there is or was one of that name, as soon as the table answers.

@@ -49,12 +49,22 @@ impl Welcome {
         let (nodes, container) = match containers {
             Containers::Off => (String::new(), String::new()),
             Containers::Unavailable(reason) => (format!("  containers   none: {reason}\n"), String::new()),
-            Containers::On(count) => (
-                format!("  nodes        {count}, with a pool of containers: {POOL}\n"),
-                format!(
-                    "curl -sX POST {root}/v1/allocate -H \"Authorization: Bearer {lab}\" -H 'X-Instruqt-Sandbox-ID: student-2' -H 'X-Sandbox-Pool: {POOL}'\n  "
-                ),
-            ),
+            Containers::On { nodes, has_docker } => {
+                let docker = if *has_docker {
+                    "  docker       a node for templates with isolation container\n"
+                } else {
+                    ""
+                };
+                match nodes {
+                    0 => (docker.to_owned(), String::new()),
+                    nodes => (
+                        format!("  nodes        {nodes}, with a pool of containers: {POOL}\n{docker}"),
+                        format!(
+                            "curl -sX POST {root}/v1/allocate -H \"Authorization: Bearer {lab}\" -H 'X-Instruqt-Sandbox-ID: student-2' -H 'X-Sandbox-Pool: {POOL}'\n  "
+                        ),
+                    ),
+                }
+            }
         };
         let state = if *ephemeral { "deletes its state" } else { "keeps its state for the next start" };
         format!(
@@ -117,9 +127,14 @@ mod tests {
     #[test]
     fn welcome_says_whether_there_are_containers() {
         let text = |containers| Welcome { containers, ..welcome() }.text();
-        let on = text(Containers::On(2));
+        let on = text(Containers::On { nodes: 2, has_docker: false });
         assert!(on.contains("\n  nodes        2, with a pool of containers: shell\n"), "{on}");
         assert!(on.contains("-H 'X-Sandbox-Pool: shell'\n  curl -s https"), "{on}");
+        let docker = text(Containers::On { nodes: 0, has_docker: true });
+        assert!(
+            docker.contains("\n  docker       a node") && !docker.contains("pool of containers"),
+            "{docker}"
+        );
         let none = text(Containers::Unavailable("no bwrap".to_owned()));
         assert!(none.contains("\n  containers   none: no bwrap\n"), "{none}");
         assert!(!text(Containers::Off).contains("containers"));
