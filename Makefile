@@ -79,10 +79,14 @@ test-engine: ## Run real sandboxes on this machine: the suite of all engines, wh
 	cargo build --workspace --bin broker
 	NATS_SERVER="$$(tools/nats-server.sh)" cargo test --package tests --features machine --test nodes
 
-test-docker: ## Run the tests of the Docker adapter beside a Docker engine and a registry that only they use (root on Debian)
+test-docker: ## Run the tests of the Docker adapter, and killed runners on it, beside an engine and a registry that only they use (root on Debian)
 # There is no network beside the engine: everything is compiled before.
-	cargo test --package docker --features machine --no-run
-	tests/harness/with_docker.py cargo test --package docker --features machine $(ARGS)
+	@tools/nats-server.sh >/dev/null
+	cargo build --workspace --bin broker
+	cargo test --package docker --package tests --features docker/machine,tests/machine --no-run \
+		--test engine --test cycles --test nodes
+	NATS_SERVER="$$(tools/nats-server.sh)" tests/harness/with_docker.py cargo test --package docker --package tests \
+		--features docker/machine,tests/machine --test engine --test cycles --test nodes $(ARGS)
 
 test-load: ## Let classes of students claim from a real `broker up` (ARGS: smoke stress labs exhaustion, --strict for latencies)
 	@tools/nats-server.sh >/dev/null

@@ -1,5 +1,6 @@
 //! A fleet of the built binary without nodes of its own, and what has to hold on it whatever has happened.
 
+use crate::docker;
 use crate::node::{Inside, Node};
 use domain::{Descriptor, PoolName, RuntimeState, Sandbox, SandboxId, StateName};
 use dynamodb::{DynamoConfig, DynamoStore};
@@ -32,16 +33,27 @@ pub(crate) struct Fleet {
 
 /// The settings of a template whose sandboxes take a second until they are ready.
 pub(crate) fn slow_template() -> Value {
-    json!({
-        "image": "host",
+    on_engine(&json!({
         "command": ["sh", "-c", "sleep 1; touch ready; exec sleep 1000000"],
         "readiness": {"kind": "exec", "command": ["test", "-f", "ready"]},
-    })
+    }))
 }
 
 /// The settings of a template whose sandboxes are ready at once and run a process.
 pub(crate) fn quick_template() -> Value {
-    json!({"image": "host", "command": ["sleep", "1000000"]})
+    on_engine(&json!({"command": ["sleep", "1000000"]}))
+}
+
+/// A template with an image that the engine of this run has.
+pub(crate) fn on_engine(settings: &Value) -> Value {
+    let (image, isolation) = match docker::socket() {
+        Some(_) => ("busybox:latest", "container"),
+        None => ("host", "process"),
+    };
+    let mut settings = settings.clone();
+    settings["image"] = json!(image);
+    settings["isolation"] = json!(isolation);
+    settings
 }
 
 // === impl Fleet ===

@@ -1,5 +1,6 @@
 //! The runner of a node as a process, and what it has on this machine.
 
+use crate::docker;
 use harness::process::{Broker, Up, is_running};
 use harness::wait::{TIMEOUT, eventually};
 use rustix::process::{Pid, Signal, kill_process};
@@ -30,9 +31,9 @@ pub(crate) struct Stored {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Inside {
     /// Part of the name of their control group, which is never used again.
-    group: String,
+    pub(crate) group: String,
     /// Process 1, as the machine sees it.
-    first: u32,
+    pub(crate) first: u32,
 }
 
 // === impl Node ===
@@ -57,11 +58,15 @@ impl Node {
     /// Starts a runner on the folders of this node, whether it has one or not.
     pub(crate) async fn another_runner(&self, up: &Up) -> Broker {
         let (data, state) = (self.folder.path().join("data"), self.state());
+        let socket = docker::socket();
+        let engine = if socket.is_some() { "docker" } else { "namespaces" };
         let variables = [
             ("NATS_URL", up.nats.as_str()),
             ("NODE_NAME", self.name),
             ("RUNNER_DATA", data.to_str().unwrap()),
             ("RUNNER_STATE", state.to_str().unwrap()),
+            ("RUNNER_ENGINE", engine),
+            ("RUNNER_DOCKER_SOCKET", socket.as_deref().unwrap_or_default()),
             ("OPS_LISTEN", "127.0.0.1:0"),
         ];
         Broker::start(self.folder.path(), &["runner"], &variables).await
@@ -116,6 +121,11 @@ impl Node {
     /// The sandboxes that the engine has.
     pub(crate) fn sandboxes(&self) -> Vec<Stored> {
         let mut found: Vec<_> = self.folders().iter().map(|folder| Stored::read(folder)).collect();
+        for stored in docker::containers(&self.state()) {
+            if found.iter().all(|known| known.incarnation != stored.incarnation) {
+                found.push(stored);
+            }
+        }
         found.sort();
         found
     }
@@ -146,6 +156,9 @@ impl Node {
     pub(crate) fn inside(&self, sandbox: &str) -> Inside {
         let record = self.record_of(sandbox).expect("the engine has it");
         let group = record["incarnation"].as_str().expect("its incarnation").to_owned();
+        if docker::socket().is_some() {
+            return docker::inside(&group);
+        }
         // The wrapper outside comes before it.
         let first = record["processes"].as_array().and_then(|all| all.last()?["pid"].as_u64());
         let inside = Inside { group, first: first.expect("process 1").try_into().unwrap() };
@@ -157,6 +170,7 @@ impl Node {
 impl Drop for Node {
     /// After a failed test: sandboxes outlive their runner.
     fn drop(&mut self) {
+        docker::remove_all(&self.state());
         for record in self.folders().iter().filter_map(|folder| record(folder)) {
             let processes = record["processes"].as_array().into_iter().flatten();
             for process in processes.chain([&record["network"]["pasta"]]) {

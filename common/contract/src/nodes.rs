@@ -6,8 +6,8 @@
 mod operators;
 
 pub use operators::{
-    DRAIN_SECONDS_MAX, IMAGES_MAX, NodeImage, NodeLoad, NodeOrder, NodeRequest, NodeStatus, NodeStatusName, NodeView, NodesReply,
-    NodesRequest,
+    DRAIN_SECONDS_MAX, IMAGES_MAX, NodeImage, NodeLoad, NodeOrder, NodeRequest, NodeStatus, NodeStatusName,
+    NodeView, NodesReply, NodesRequest,
 };
 
 use super::fault::Fault;

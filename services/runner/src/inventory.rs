@@ -3,7 +3,8 @@
 use crate::Node;
 use crate::node_requests::unavailable;
 use contract::nodes::{
-    HeldContainer, IMAGES_MAX, INVENTORY_MAX, IdleContainer, InventoryReply, InventoryRequest, NodeImage, NodeLoad,
+    HeldContainer, IMAGES_MAX, INVENTORY_MAX, IdleContainer, InventoryReply, InventoryRequest, NodeImage,
+    NodeLoad,
 };
 use contract::{Fault, NodeVerb};
 use domain::RuntimeState;
@@ -24,7 +25,11 @@ impl Node {
         }
         let generation = self.control.generation();
         if containers.is_empty() {
-            return Ok(InventoryReply { generation, load: Some(self.load().await), ..InventoryReply::default() });
+            return Ok(InventoryReply {
+                generation,
+                load: Some(self.load().await),
+                ..InventoryReply::default()
+            });
         }
         let listed = self.engine.list().await.map_err(|error| {
             tracing::warn!(error = %error, "the engine cannot list its containers");
@@ -74,8 +79,10 @@ impl Node {
         images.sort_by_key(|image| image.pull.is_none());
         let shown = images.into_iter().take(IMAGES_MAX);
         shown
-            .map(|LocalImage { name, bytes, pull }| {
-                NodeImage { name, bytes, fetched_bytes: pull.map(|pull| pull.fetched_bytes) }
+            .map(|LocalImage { name, bytes, pull }| NodeImage {
+                name,
+                bytes,
+                fetched_bytes: pull.map(|pull| pull.fetched_bytes),
             })
             .collect()
     }
