@@ -3,7 +3,7 @@
 
 use contract::census::LABS_MAX;
 use contract::pools::{
-    LeaseSettings, PoolOrder, PoolRequest, PoolSettings, PoolView, PoolsReply, PutPoolRequest,
+    ImageSettings, LeaseSettings, PoolOrder, PoolRequest, PoolSettings, PoolView, PoolsReply, PutPoolRequest,
 };
 use contract::throttle::{Breaker, BreakerReason, BreakerStatus, Failing, Forbidden, PoolDeletions};
 use contract::{
@@ -551,6 +551,23 @@ fn pools() {
     };
     // A reader refuses unknown settings, so that an operator's typing error has no silent effect.
     assert_snapshot!(text(&put), @r#"{"pool":"labs","settings":{"kind":"account","provider":"csp","name_prefix":"lab-","lease":{"duration_minutes":240,"duration_minutes_max":480,"total_minutes_max":960,"grace_minutes":30},"deletions_in_flight_max":4,"sync_seconds":120},"version":2,"by":"alice"}"#);
+    let images = ImageSettings {
+        allowed: Some(vec!["registry.example.com/team".to_owned()]),
+        digest_required: Some(true),
+    };
+    let put = PutPoolRequest {
+        pool: "apps".to_owned(),
+        settings: PoolSettings {
+            kind: Some("container".to_owned()),
+            template: Some("app".to_owned()),
+            images: Some(images),
+            runtime: Some("runsc".to_owned()),
+            untrusted: Some(true),
+            ..PoolSettings::default()
+        },
+        ..PutPoolRequest::default()
+    };
+    assert_snapshot!(text(&put), @r#"{"pool":"apps","settings":{"kind":"container","template":"app","images":{"allowed":["registry.example.com/team"],"digest_required":true},"runtime":"runsc","untrusted":true}}"#);
     let order = PoolOrder { pool: "labs".to_owned(), version: Some(3), by: Some("alice".to_owned()) };
     assert_snapshot!(strict(&order), @r#"{"pool":"labs","version":3,"by":"alice"}"#);
     assert_snapshot!(strict(&PoolRequest { pool: "labs".to_owned() }), @r#"{"pool":"labs"}"#);

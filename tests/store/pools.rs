@@ -2,9 +2,10 @@
 
 use crate::engines::{Set, Shared};
 use crate::fixtures::{NOW, new_sandbox, pool};
+use domain::template::Runtime;
 use domain::{
-    ExternalId, LeaseOverrides, NamePrefix, NewSandbox, PoolKind, PoolSpec, PoolState, ProviderName,
-    SandboxId, WarmSizes,
+    AllowedImages, ExternalId, ImagePolicy, LeaseOverrides, NamePrefix, NewSandbox, PoolKind, PoolSpec,
+    PoolState, ProviderName, SandboxId, WarmSizes,
 };
 use ports::store::{IDENTITY_SHARDS, Identity, Insert, Store};
 use std::time::Duration;
@@ -35,6 +36,12 @@ fn full() -> PoolSpec {
         warm: Some(WarmSizes { min: 0, max: 7 }),
         deletions_in_flight_max: Some(3),
         sync_period: span(90),
+        images: ImagePolicy {
+            allowed: ["docker.io/library", "localhost:5000"].map(|e| AllowedImages::parse(e).unwrap()).into(),
+            is_digest_required: true,
+        },
+        runtime: Some(Runtime::Kata),
+        is_untrusted: true,
         state: PoolState::Draining,
         version: 2,
         ..plain()

@@ -1,9 +1,10 @@
 //! Pools as operators see and change them. The same settings are in `POOLS_FILE`, the HTTP API and on NATS.
 
 use super::{PoolStats, PoolStatusName};
+use domain::template::Runtime;
 use domain::{
-    InvalidPool, LeaseOverrides, NamePrefix, PoolKind, PoolName, PoolSpec, PoolState, ProviderName,
-    TemplateId, WarmSizes,
+    AllowedImages, ImagePolicy, InvalidPool, LeaseOverrides, NamePrefix, PoolKind, PoolName, PoolSpec,
+    PoolState, ProviderName, TemplateId, WarmSizes,
 };
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -40,6 +41,29 @@ pub struct PoolSettings {
     /// counts. `SYNC_INTERVAL_SECONDS` if none of them says so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sync_seconds: Option<u32>,
+    /// Which images its template may name; for containers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub images: Option<ImageSettings>,
+    /// `runc`, `runsc` or `kata`: what runs its containers. A template that names another one is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runtime: Option<String>,
+    /// Whether its containers run code that may attack the kernel: needs isolation `container` and runtime `runsc` or
+    /// `kata`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub untrusted: Option<bool>,
+}
+
+/// Which images the template of a pool may name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ImageSettings {
+    /// Registries, paths in them, or whole names with a digest; one of them must allow the image. At most 32 entries and
+    /// 2,048 bytes in all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allowed: Option<Vec<String>>,
+    /// Whether the image must have a digest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest_required: Option<bool>,
 }
 
 /// The rules of a pool's leases.
@@ -168,6 +192,9 @@ impl PoolSettings {
             warm,
             deletions_in_flight_max,
             sync_seconds,
+            images,
+            runtime,
+            untrusted,
         } = self;
         let invalid = |field, problem: String| InvalidPool { field, problem };
         let kind = match kind {
@@ -192,6 +219,14 @@ impl PoolSettings {
             warm: warm.map(|WarmSettings { min, max }| WarmSizes { min, max }),
             deletions_in_flight_max: *deletions_in_flight_max,
             sync_period: sync_seconds.map(|seconds| Duration::from_secs(seconds.into())),
+            images: images.as_ref().map(ImageSettings::policy).transpose()?.unwrap_or_default(),
+            runtime: match runtime {
+                Some(name) => Some(name.parse::<Runtime>().map_err(|_| {
+                    invalid("runtime", format!("must be one of {}", crate::names::<Runtime>()))
+                })?),
+                None => None,
+            },
+            is_untrusted: untrusted.unwrap_or_default(),
             ..PoolSpec::of_accounts(
                 pool.clone(),
                 provider,
@@ -215,6 +250,36 @@ impl PoolSettings {
             warm: spec.warm.map(|WarmSizes { min, max }| WarmSettings { min, max }),
             deletions_in_flight_max: spec.deletions_in_flight_max,
             sync_seconds: spec.sync_period.map(|period| u32::try_from(period.as_secs()).unwrap_or(u32::MAX)),
+            images: (!spec.images.is_open()).then(|| ImageSettings::of(&spec.images)),
+            runtime: spec.runtime.map(|runtime| <&str>::from(runtime).to_owned()),
+            untrusted: spec.is_untrusted.then_some(true),
+        }
+    }
+}
+
+// === impl ImageSettings ===
+
+impl ImageSettings {
+    fn policy(&self) -> Result<ImagePolicy, InvalidPool> {
+        let Self { allowed, digest_required } = self;
+        let invalid = |problem| InvalidPool { field: "images.allowed", problem };
+        // Read as a policy, no entries would allow everything.
+        if allowed.as_ref().is_some_and(Vec::is_empty) {
+            return Err(invalid("must have an entry, or be left out to allow every image".to_owned()));
+        }
+        let entries = allowed.iter().flatten().map(|entry| {
+            AllowedImages::parse(entry).map_err(|problem| invalid(format!("entry `{entry}` {problem}")))
+        });
+        let allowed = entries.collect::<Result<_, _>>()?;
+        Ok(ImagePolicy { allowed, is_digest_required: digest_required.unwrap_or_default() })
+    }
+
+    fn of(policy: &ImagePolicy) -> Self {
+        let ImagePolicy { allowed, is_digest_required } = policy;
+        let entries = allowed.iter().map(ToString::to_string).collect();
+        Self {
+            allowed: Some(entries).filter(|entries: &Vec<_>| !entries.is_empty()),
+            digest_required: is_digest_required.then_some(true),
         }
     }
 }
@@ -280,6 +345,23 @@ mod tests {
     }
 
     #[test]
+    fn rules_for_templates_round_trip_through_the_spec() {
+        let text = r#"{"kind":"container","provider":"nodes","template":"app","images":{"allowed":["docker.io/library",
+            "localhost:5000"],"digest_required":true},"runtime":"runsc","untrusted":true}"#;
+        let settings: PoolSettings = serde_json::from_str(text).unwrap();
+        let spec = settings.spec(&PoolName::parse("apps").unwrap()).unwrap();
+        assert_eq!((spec.images.allowed.len(), spec.images.is_digest_required), (2, true));
+        assert_eq!((spec.runtime, spec.is_untrusted), (Some(Runtime::Runsc), true));
+        assert_eq!(PoolSettings::of(&spec), settings);
+        let text = r#"{"kind":"container","provider":"nodes","template":"app","images":{"digest_required":false},
+            "untrusted":false}"#;
+        let settings: PoolSettings = serde_json::from_str(text).unwrap();
+        let spec = settings.spec(&PoolName::parse("apps").unwrap()).unwrap();
+        assert!(!spec.restricts_templates());
+        assert_eq!(serde_json::to_string(&PoolSettings::of(&spec)).unwrap().find("images"), None);
+    }
+
+    #[test]
     fn mistakes_name_their_field() {
         let field = |text: &str| {
             let settings: PoolSettings = serde_json::from_str(text).unwrap();
@@ -290,6 +372,11 @@ mod tests {
         assert_eq!(field(r#"{"name_prefix":"a\u200b"}"#), Err("name_prefix"));
         assert_eq!(field(r#"{"template":""}"#), Err("template"));
         assert_eq!(field(r#"{"sync_seconds":1}"#), Err("sync_seconds"));
+        assert_eq!(field(r#"{"runtime":"crun"}"#), Err("runtime"));
+        assert_eq!(field(r#"{"runtime":"runsc"}"#), Err("runtime"), "not of accounts");
+        assert_eq!(field(r#"{"images":{"allowed":[]}}"#), Err("images.allowed"));
+        assert_eq!(field(r#"{"images":{"allowed":["nginx"]}}"#), Err("images.allowed"));
+        assert!(serde_json::from_str::<PoolSettings>(r#"{"images":{"deny":[]}}"#).is_err());
         assert_eq!(field(r#"{"lease":{"duration_minutes":0}}"#), Err("lease.duration_minutes"));
         assert!(serde_json::from_str::<PoolSettings>(r#"{"prefix":"lab-"}"#).is_err(), "a misspelled field");
     }

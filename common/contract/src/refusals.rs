@@ -101,8 +101,10 @@ impl Verb {
             }
             Self::DrainNode | Self::ActivateNode => &[F::NotFound, F::Contended],
             Self::RegisterNode => &[F::Contended],
-            Self::NodePools | Self::ProvisionWanted | Self::Held => &[F::InvalidState],
-            Self::Provisioned | Self::ProvisionFailed => &[F::InvalidState, F::Contended],
+            Self::NodePools | Self::Held => &[F::InvalidState],
+            Self::ProvisionWanted | Self::Provisioned | Self::ProvisionFailed => {
+                &[F::InvalidState, F::Contended]
+            }
             Self::PutPool | Self::PutTemplate => &[F::InvalidState, F::Contended],
             Self::DrainPool | Self::RemovePool | Self::RemoveTemplate => {
                 &[F::NotFound, F::InvalidState, F::Contended]

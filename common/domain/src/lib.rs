@@ -8,6 +8,7 @@ pub mod deletion;
 pub mod descriptor;
 pub mod history;
 pub mod ids;
+pub mod image_policy;
 pub mod lease;
 pub mod node;
 pub mod options;
@@ -30,6 +31,7 @@ pub use ids::{
     PoolName, ProviderName, Reason, RequestKey, SandboxId, SandboxName, TemplateId, TemplateVersion,
     TenantName, Version,
 };
+pub use image_policy::{AllowedImages, ImagePolicy};
 pub use lease::{
     CLOSED_CLAIM_KEPT, Candidate, ClaimKey, ClaimRecord, Extension, Grant, Lease, REQUESTS_KEPT_MAX,
 };

@@ -1,7 +1,9 @@
 //! Pools: which sandboxes belong together, where they come from, and the rules of their leases.
 
 use super::ids::{NamePrefix, PoolName, ProviderName, SandboxName, TemplateVersion};
+use super::image_policy::ImagePolicy;
 use super::policy::LeasePolicy;
+use super::template::{Image, InvalidTemplate, Isolation, Runtime, TemplateSpec};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -86,6 +88,12 @@ pub struct PoolSpec {
     pub deletions_in_flight_max: Option<u32>,
     /// How often the listing of its provider is read; of the pools of one provider, the shortest period counts.
     pub sync_period: Option<Duration>,
+    /// Which images its template may name.
+    pub images: ImagePolicy,
+    /// What runs its containers; the choice of the template if none.
+    pub runtime: Option<Runtime>,
+    /// Whether its sandboxes run code that may attack the kernel, whatever its template says.
+    pub is_untrusted: bool,
     /// Whether it is in use.
     pub state: PoolState,
     /// Number of changes.
@@ -99,6 +107,8 @@ pub struct Pools {
     leases: LeasePolicy,
     /// The current version of the template of each pool that has one.
     templates: BTreeMap<PoolName, TemplateVersion>,
+    /// Why a pool allows no sandboxes of the current version of its template.
+    refusals: BTreeMap<PoolName, String>,
 }
 
 /// Why a pool is not valid, as the end of a sentence that begins with the field.
@@ -186,6 +196,9 @@ impl PoolSpec {
             warm: None,
             deletions_in_flight_max: None,
             sync_period: None,
+            images: ImagePolicy::default(),
+            runtime: None,
+            is_untrusted: false,
             state: PoolState::Active,
             version: 1,
         }
@@ -260,13 +273,21 @@ impl PoolSpec {
         if self.sync_period.is_some_and(|period| !(SYNC_PERIOD_MIN..=SYNC_PERIOD_MAX).contains(&period)) {
             return invalid("sync_seconds", "must be from 10 seconds to one day");
         }
+        self.images.check().or_else(|problem| invalid("images.allowed", &problem))?;
+        if self.is_untrusted && self.runtime == Some(Runtime::Runc) {
+            return invalid("runtime", "must be `runsc` or `kata` in an untrusted pool");
+        }
         let is_account = self.kind == PoolKind::Account;
+        let is_container = self.kind == PoolKind::Container;
         for (field, is_set, belongs) in [
             ("template", self.template.is_some(), !is_account),
             ("warm", self.warm.is_some(), !is_account),
             ("lease.idle_minutes", idle.is_some(), !is_account),
             ("name_prefix", self.name_prefix.is_some(), is_account),
             ("sync_seconds", self.sync_period.is_some(), is_account),
+            ("images", !self.images.is_open(), is_container),
+            ("runtime", self.runtime.is_some(), is_container),
+            ("untrusted", self.is_untrusted, is_container),
         ] {
             if is_set && !belongs {
                 return invalid(field, &format!("does not apply to pools of kind {}", self.kind.as_str()));
@@ -277,6 +298,52 @@ impl PoolSpec {
         }
         Ok(())
     }
+
+    /// Whether it has rules for its template.
+    #[must_use]
+    pub fn restricts_templates(&self) -> bool {
+        !self.images.is_open() || self.runtime.is_some() || self.is_untrusted
+    }
+
+    /// How the sandboxes of this pool are made from a template: with the runtime of the pool, as untrusted if either says
+    /// so, and with the whole name of the image if the pool restricts images.
+    ///
+    /// # Errors
+    /// [`InvalidTemplate`] if the pool does not allow the template. Nothing may be created from it then.
+    pub fn restrict(&self, template: &TemplateSpec) -> Result<TemplateSpec, InvalidTemplate> {
+        let mut spec = template.clone();
+        if !self.restricts_templates() {
+            return Ok(spec);
+        }
+        let invalid = |field, problem: String| Err(InvalidTemplate { field, problem });
+        if !self.images.is_open() {
+            // The host and the folders of nodes are no names in a registry.
+            spec.image = match &spec.image {
+                Image::Named(name) if spec.isolation == Isolation::Container => match self.images.admit(name)
+                {
+                    Ok(image) => Image::named(&image.to_string()),
+                    Err(problem) => return invalid("image", problem),
+                },
+                image => {
+                    let problem = format!(
+                        "`{}` comes from no registry: the pool restricts images, which needs isolation `container`",
+                        image.as_str()
+                    );
+                    return invalid("image", problem);
+                }
+            };
+        }
+        spec.runtime = match (self.runtime, spec.runtime) {
+            (Some(own), Some(other)) if own != other => {
+                let (own, other): (&str, &str) = (own.into(), other.into());
+                return invalid("runtime", format!("`{other}` is not that of the pool, `{own}`"));
+            }
+            (own, other) => own.or(other),
+        };
+        spec.is_untrusted |= self.is_untrusted;
+        spec.check_isolation()?;
+        Ok(spec)
+    }
 }
 
 // === impl Pools ===
@@ -286,7 +353,7 @@ impl Pools {
     #[must_use]
     pub fn new(mut specs: Vec<PoolSpec>, leases: LeasePolicy) -> Self {
         specs.sort_unstable_by(|one, other| one.name.cmp(&other.name));
-        Self { specs, leases, templates: BTreeMap::new() }
+        Self { specs, leases, templates: BTreeMap::new(), refusals: BTreeMap::new() }
     }
 
     /// The same pools, with the current versions of their templates.
@@ -295,7 +362,20 @@ impl Pools {
         Self { templates, ..self }
     }
 
-    /// What a pool creates now; none if it creates nothing, or its template is not known yet.
+    /// The same pools, with the reasons of those whose templates they do not allow.
+    #[must_use]
+    pub fn with_refusals(self, refusals: BTreeMap<PoolName, String>) -> Self {
+        Self { refusals, ..self }
+    }
+
+    /// Why a pool creates nothing from the current version of its template; none if it may.
+    #[must_use]
+    pub fn refusal_of(&self, pool: &PoolName) -> Option<&str> {
+        self.refusals.get(pool).map(String::as_str)
+    }
+
+    /// What a pool creates now, unless [`Self::refusal_of`] says why not; none if it creates nothing, or its template is not
+    /// known yet.
     #[must_use]
     pub fn template_of(&self, pool: &PoolName) -> Option<&TemplateVersion> {
         self.templates.get(pool).filter(|_| self.is_created(pool))
@@ -432,7 +512,9 @@ impl Pools {
     /// The same settings with other pools.
     #[must_use]
     pub fn with(&self, specs: Vec<PoolSpec>) -> Self {
-        Self::new(specs, self.leases).with_templates(self.templates.clone())
+        Self::new(specs, self.leases)
+            .with_templates(self.templates.clone())
+            .with_refusals(self.refusals.clone())
     }
 
     /// Why `spec` cannot be beside the others: another pool selects exactly the same.
@@ -457,128 +539,4 @@ impl Pools {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const HOUR: Duration = Duration::from_secs(3_600);
-    const LEASES: LeasePolicy = LeasePolicy {
-        duration: HOUR,
-        duration_max: HOUR.saturating_mul(4),
-        total_max: HOUR.saturating_mul(8),
-        grace: HOUR,
-    };
-
-    fn pools(text: &str) -> Pools {
-        Pools::new(Pools::parse(text).unwrap(), LEASES)
-    }
-
-    fn spec(text: &str) -> PoolSpec {
-        Pools::parse(text).unwrap().remove(0)
-    }
-
-    #[test]
-    fn longest_prefix_wins_and_the_pool_without_one_is_the_default() {
-        let pools = pools("dns=lab-dns-,labs=lab-,main");
-        let pool_of = |name: &str| {
-            let name = SandboxName::parse(name).unwrap();
-            pools.pool_of(&ProviderName::csp(), &name).unwrap().name.to_string()
-        };
-        assert_eq!(pool_of("lab-dns-1"), "dns");
-        assert_eq!(pool_of("lab-1"), "labs");
-        assert_eq!(pool_of("other"), "main");
-        assert_eq!(pools.default_pool().unwrap().as_str(), "main");
-        let other = ProviderName::parse("csp-eu").unwrap();
-        assert_eq!(pools.pool_of(&other, &SandboxName::parse("lab-1").unwrap()), None, "of another provider");
-    }
-
-    #[test]
-    fn unreachable_repeated_and_missing_pools_are_refused() {
-        for bad in ["", "a=x", "a,b", "a=x,a", "a=x,b=y", "a b", "a=x,b=x,c"] {
-            assert!(Pools::parse(bad).is_err(), "{bad}");
-        }
-        let refused = Pools::parse("aws=lab-aws,gov=lab-aws-gov,main").unwrap_err();
-        assert!(
-            refused.contains("nothing can reach gov") && refused.contains("put gov before aws"),
-            "{refused}"
-        );
-    }
-
-    #[test]
-    fn pool_overrides_parts_of_the_lease_policy() {
-        let own = LeaseOverrides { duration: Some(6 * HOUR), ..LeaseOverrides::default() };
-        let LeasePolicy { duration, duration_max, total_max, grace } = own.over(&LEASES);
-        assert_eq!((duration, duration_max, total_max, grace), (6 * HOUR, 6 * HOUR, 8 * HOUR, HOUR));
-        let short = LeaseOverrides { duration_max: Some(HOUR / 2), ..LeaseOverrides::default() };
-        assert_eq!(short.over(&LEASES).duration, HOUR / 2, "no lease is longer than the maximum");
-        let total = LeaseOverrides { total_max: Some(HOUR / 2), ..LeaseOverrides::default() };
-        let LeasePolicy { duration, duration_max, total_max, grace: _ } = total.over(&LEASES);
-        assert_eq!(
-            (duration, duration_max, total_max),
-            (HOUR / 2, HOUR / 2, HOUR / 2),
-            "the total limits all"
-        );
-        assert_eq!(LeaseOverrides::default().over(&LEASES), LEASES);
-    }
-
-    #[test]
-    fn contradictions_are_refused_with_their_field() {
-        let with = |change: fn(&mut PoolSpec)| {
-            let mut spec = spec("main");
-            change(&mut spec);
-            spec.check().map_err(|error| error.field)
-        };
-        assert_eq!(with(|_| {}), Ok(()));
-        assert_eq!(with(|spec| spec.leases.duration = Some(Duration::ZERO)), Err("lease.duration_minutes"));
-        assert_eq!(
-            with(|spec| {
-                spec.leases.duration = Some(2 * HOUR);
-                spec.leases.duration_max = Some(HOUR);
-            }),
-            Err("lease.duration_minutes")
-        );
-        assert_eq!(
-            with(|spec| {
-                spec.leases.duration_max = Some(2 * HOUR);
-                spec.leases.total_max = Some(HOUR);
-            }),
-            Err("lease.total_minutes_max")
-        );
-        assert_eq!(with(|spec| spec.leases.idle = Some(HOUR)), Err("lease.idle_minutes"));
-        assert_eq!(with(|spec| spec.template = Some("python".to_owned())), Err("template"));
-        assert_eq!(with(|spec| spec.warm = Some(WarmSizes { min: 2, max: 1 })), Err("warm"));
-        assert_eq!(with(|spec| spec.deletions_in_flight_max = Some(0)), Err("deletions_in_flight_max"));
-        assert_eq!(with(|spec| spec.sync_period = Some(SYNC_PERIOD_MIN)), Ok(()));
-        for period in [SYNC_PERIOD_MIN / 2, 2 * SYNC_PERIOD_MAX] {
-            let mut spec = spec("main");
-            spec.sync_period = Some(period);
-            assert_eq!(spec.check().map_err(|error| error.field), Err("sync_seconds"));
-        }
-    }
-
-    #[test]
-    fn shortest_period_of_a_provider_counts() {
-        let seconds = Duration::from_secs;
-        let mut specs = Pools::parse("labs=lab-,tens=ten-,main").unwrap();
-        specs[0].sync_period = Some(seconds(120));
-        specs[2].sync_period = Some(seconds(60));
-        let europe = ProviderName::parse("csp-eu").unwrap();
-        specs.push(PoolSpec::of_accounts(PoolName::parse("eu").unwrap(), europe, None));
-        let pools = Pools::new(specs, LEASES);
-        assert_eq!(pools.sync_periods(), BTreeMap::from([(&ProviderName::csp(), seconds(60))]));
-    }
-
-    #[test]
-    fn two_pools_of_one_provider_never_select_the_same() {
-        let pools = pools("labs=lab-,main");
-        let twin = |name: &str, prefix: Option<&str>, provider: &str| {
-            let prefix = prefix.map(|prefix| NamePrefix::parse(prefix).unwrap());
-            let provider = ProviderName::parse(provider).unwrap();
-            pools.check_beside(&PoolSpec::of_accounts(PoolName::parse(name).unwrap(), provider, prefix))
-        };
-        assert!(twin("other", Some("lab-"), "csp").is_err());
-        assert!(twin("other", None, "csp").is_err());
-        assert!(twin("main", None, "csp").is_ok(), "it is that pool");
-        assert!(twin("other", None, "csp-eu").is_ok());
-        assert!(twin("other", Some("lab-dns-"), "csp").is_ok());
-    }
-}
+mod tests;

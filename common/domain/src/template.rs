@@ -370,7 +370,8 @@ impl TemplateSpec {
         }
     }
 
-    fn check_isolation(&self) -> Result<(), InvalidTemplate> {
+    /// Checks image, runtime and trust against the isolation.
+    pub(crate) fn check_isolation(&self) -> Result<(), InvalidTemplate> {
         let is_container = self.isolation == Isolation::Container;
         match &self.image {
             Image::Host if is_container => return invalid("image", "`host` needs isolation `process`"),

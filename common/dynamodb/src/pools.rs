@@ -8,7 +8,10 @@ use async_trait::async_trait;
 use aws_sdk_dynamodb::operation::delete_item::DeleteItemError;
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::types::AttributeValue;
-use domain::{LeaseOverrides, NamePrefix, PoolKind, PoolName, PoolSpec, PoolState, ProviderName, WarmSizes};
+use domain::{
+    AllowedImages, ImagePolicy, LeaseOverrides, NamePrefix, PoolKind, PoolName, PoolSpec, PoolState,
+    ProviderName, WarmSizes,
+};
 use ports::store::{Layout as _, PoolItems, StoreError};
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -26,6 +29,12 @@ const WARM_MIN: &str = "warm_min";
 const WARM_MAX: &str = "warm_max";
 const DELETIONS_IN_FLIGHT_MAX: &str = "deletions_in_flight_max";
 const SYNC_S: &str = "sync_s";
+/// A list of texts, absent if every image is allowed.
+const IMAGES_ALLOWED: &str = "images_allowed";
+/// This and `untrusted` are absent if they are false.
+const IMAGES_DIGEST: &str = "images_digest";
+const RUNTIME: &str = "runtime";
+const UNTRUSTED: &str = "untrusted";
 
 #[async_trait]
 impl PoolItems for DynamoStore {
@@ -76,11 +85,16 @@ fn change_to(spec: &PoolSpec) -> Update {
         warm,
         deletions_in_flight_max,
         sync_period,
+        images: ImagePolicy { allowed, is_digest_required },
+        runtime,
+        is_untrusted,
         state,
         version,
     } = spec;
     let LeaseOverrides { duration, duration_max, total_max, grace, idle } = leases;
     let span = |span: &Option<Duration>| span.map(|span| number(span.as_secs()));
+    let images: Vec<_> = allowed.iter().map(|entry| text(entry.to_string())).collect();
+    let switch = |is_on: bool| is_on.then_some(AttributeValue::Bool(true));
     let optional = [
         (TEMPLATE, template.as_ref().map(text)),
         (NAME_PREFIX, name_prefix.as_ref().map(|prefix| text(prefix.as_str()))),
@@ -93,6 +107,10 @@ fn change_to(spec: &PoolSpec) -> Update {
         (WARM_MAX, warm.map(|warm| number(warm.max))),
         (DELETIONS_IN_FLIGHT_MAX, deletions_in_flight_max.map(number)),
         (SYNC_S, span(sync_period)),
+        (IMAGES_ALLOWED, (!images.is_empty()).then_some(AttributeValue::L(images))),
+        (IMAGES_DIGEST, switch(*is_digest_required)),
+        (RUNTIME, runtime.map(|runtime| text(<&str>::from(runtime)))),
+        (UNTRUSTED, switch(*is_untrusted)),
     ];
     let change = Update::default()
         .set(KIND, text(kind.as_str()))
@@ -121,6 +139,14 @@ fn decode(pool: &PoolName, item: &Item) -> Result<PoolSpec, StoreError> {
             Some(WarmSizes { min: min.unwrap_or_default(), max })
         }
     };
+    let switch = |attribute| -> Result<bool, StoreError> {
+        Ok(fields.has(attribute).then(|| fields.switch(attribute)).transpose()?.unwrap_or_default())
+    };
+    let allowed = fields
+        .words(IMAGES_ALLOWED)?
+        .into_iter()
+        .map(|entry| AllowedImages::parse(entry).map_err(|problem| fields.corrupt(IMAGES_ALLOWED, problem)));
+    let runtime = fields.optional_text(RUNTIME)?.map(|name| name.parse().map_err(|_| unknown(RUNTIME)()));
     Ok(PoolSpec {
         name: pool.clone(),
         kind: PoolKind::parse(fields.text(KIND)?).ok_or_else(unknown(KIND))?,
@@ -137,6 +163,12 @@ fn decode(pool: &PoolName, item: &Item) -> Result<PoolSpec, StoreError> {
         warm,
         deletions_in_flight_max: size(DELETIONS_IN_FLIGHT_MAX)?,
         sync_period: span(SYNC_S)?,
+        images: ImagePolicy {
+            allowed: allowed.collect::<Result<_, _>>()?,
+            is_digest_required: switch(IMAGES_DIGEST)?,
+        },
+        runtime: runtime.transpose()?,
+        is_untrusted: switch(UNTRUSTED)?,
         state: PoolState::parse(fields.text(STATE)?).ok_or_else(unknown(STATE))?,
         version: fields.number(VERSION)?,
     })
