@@ -110,6 +110,12 @@ async fn pool_changes_take_effect_without_a_restart() {
         (json!({"name_prefix": "lab-0000"}), "name_prefix"),
         (json!({"lease": {"duration_minutes": 0}}), "lease.duration_minutes"),
         (json!({"prefix": "x"}), "the body"),
+        (json!({"runtime": "runsc"}), "runtime does not apply"),
+        (json!({"kind": "container", "template": "shell", "runtime": "crun"}), "runtime must be one of"),
+        (
+            json!({"kind": "container", "template": "shell", "images": {"allowed": ["nginx"]}}),
+            "images.allowed",
+        ),
     ] {
         let refused = put(&rig, "bad", &settings).await;
         assert_eq!((refused.status, refused.code()), (400, "INVALID_REQUEST"), "{settings}: {refused:?}");

@@ -111,6 +111,29 @@ async fn template_lives_through_changes_removal_and_a_restart() {
 }
 
 #[tokio::test]
+async fn pool_with_rules_takes_only_templates_that_follow_them() {
+    let rig = Plan::new(0).start_unsynced().await;
+    assert_eq!(put(&rig, "", 64).await.status, 200);
+    let rules = json!({"kind": "container", "provider": "nodes", "template": "python", "runtime": "runsc", "untrusted": true,
+        "images": {"allowed": ["docker.io/library"]}});
+    let refused = rig.api.admin_with(Method::PUT, "/v1/pools/apps", &rules).await;
+    assert_eq!((refused.status, refused.code()), (400, "INVALID_REQUEST"), "{refused:?}");
+    let message = refused.body["detail"]["message"].as_str().unwrap();
+    assert!(message.starts_with("template python@1 is not allowed in this pool: its image"), "{message}");
+    let settings = json!({"image": "python:3.12", "isolation": "container"});
+    let other = rig.api.admin_with(Method::PUT, "/v1/templates/python", &settings).await;
+    assert_eq!(other.body["version"], 2, "{other:?}");
+    let made = rig.api.admin_with(Method::PUT, "/v1/pools/apps", &rules).await;
+    assert_eq!((made.status, &made.body["settings"]), (200, &rules), "{made:?}");
+    assert_eq!(get(&rig, "/v1/pools/apps").await.body["settings"], rules);
+    let (is_ok, said) = say(&rig, &["pools", "show", "apps"]).await;
+    let shown = |line: [&str; 2]| said.lines().any(|shown| shown.split_whitespace().eq(line));
+    assert!(is_ok && shown(["settings.images.allowed", "docker.io/library"]), "{said}");
+    assert!(shown(["settings.runtime", "runsc"]) && shown(["settings.untrusted", "true"]), "{said}");
+    rig.stop().await;
+}
+
+#[tokio::test]
 async fn concurrent_changes_are_versions_or_refused() {
     const WRITERS: u32 = 8;
     let rig = Plan::new(0).start_unsynced().await;

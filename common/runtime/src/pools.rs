@@ -127,11 +127,23 @@ impl PoolWatch {
             // The table was not opened yet, or has lost its pools: what the settings say is better than nothing.
             return Ok(());
         }
-        let templates = current_versions(store, &specs).await?;
-        let next = self.current().with(specs).with_templates(templates);
+        let (templates, refusals) = current_versions(store, &specs).await?;
+        let next = self.current().with(specs).with_templates(templates).with_refusals(refusals);
         let mut current = self.current.write();
         if **current != next {
             tracing::info!(pools = next.specs().len(), "the pools have changed");
+            for pool in next.names() {
+                match next.refusal_of(pool) {
+                    Some(reason) if current.refusal_of(pool) != Some(reason) => {
+                        tracing::warn!(
+                            pool.name = pool.as_str(),
+                            reason,
+                            "pool {pool} is not served: {reason}"
+                        );
+                    }
+                    _ => {}
+                }
+            }
             *current = Arc::new(next);
         }
         Ok(())
@@ -160,20 +172,29 @@ impl PoolWatch {
     }
 }
 
-/// The current version of the template of each pool that names one which can be used.
+/// The current version of the template of each pool that names one which can be used, and why pools do not allow theirs.
 async fn current_versions(
     store: &dyn Store,
     specs: &[PoolSpec],
-) -> Result<BTreeMap<PoolName, TemplateVersion>, StoreError> {
-    let mut versions = BTreeMap::new();
+) -> Result<(BTreeMap<PoolName, TemplateVersion>, BTreeMap<PoolName, String>), StoreError> {
+    let (mut versions, mut refusals) = (BTreeMap::new(), BTreeMap::new());
     for spec in specs {
         let Some(Ok(template)) = spec.template.as_deref().map(TemplateId::parse) else { continue };
         let head = unless_unreadable(store.template_head(&template).await)?;
-        if let Some(head) = head.filter(|head| head.removed_at.is_none()) {
-            versions.insert(spec.name.clone(), TemplateVersion::of(&template, head.version));
+        let Some(head) = head.filter(domain::TemplateHead::is_live) else { continue };
+        let version = TemplateVersion::of(&template, head.version);
+        if spec.restricts_templates() {
+            let found = unless_unreadable(store.template(&template, head.version).await)?;
+            // What cannot be read is not allowed either.
+            let Some(found) = found else { continue };
+            if let Err(mistake) = spec.restrict(&found.spec) {
+                let reason = format!("it does not allow its template {version}: {mistake}");
+                refusals.insert(spec.name.clone(), reason);
+            }
         }
+        versions.insert(spec.name.clone(), version);
     }
-    Ok(versions)
+    Ok((versions, refusals))
 }
 
 /// Reads `POOLS` or `POOLS_FILE`; no pools after a mistake.
@@ -295,6 +316,35 @@ mod tests {
         let seen = store.template_head(&id).await.unwrap().unwrap();
         assert!(store.mark_template(&seen, Some(UnixSeconds::new(9))).await.unwrap());
         assert_eq!(current().await, None, "it was removed");
+    }
+
+    #[tokio::test]
+    async fn pool_creates_no_version_that_its_rules_refuse() {
+        let store = MemoryStore::new(1);
+        let text = "[apps]\nkind = \"container\"\ntemplate = \"app\"\nruntime = \"runsc\"\nuntrusted = true\n\
+                    images = { allowed = [\"registry.example.com\"] }\n";
+        let spec = parse_file(text).unwrap().remove(0);
+        assert!(store.write_pool(None, &spec).await.unwrap());
+        let watch = PoolWatch::new(Vec::new(), LEASES);
+        let id = TemplateId::parse("app").unwrap();
+        for (version, image, refusal) in
+            [(1, "registry.example.com/app", None), (2, "nginx", Some("template app@2: image"))]
+        {
+            let spec = TemplateSpec {
+                isolation: domain::template::Isolation::Container,
+                ..TemplateSpec::of_image(Image::named(image))
+            };
+            let (created_at, by) = (UnixSeconds::new(version), Actor::parse("alice").unwrap());
+            let template = Template { id: id.clone(), version, created_at, by, spec };
+            let seen = store.template_head(&id).await.unwrap();
+            assert!(store.write_template(seen.as_ref(), &template).await.unwrap());
+            watch.refresh(&store).await.unwrap();
+            let pools = watch.current();
+            assert_eq!(pools.template_of(&name("apps")), Some(&TemplateVersion::of(&id, version)));
+            let reason = pools.refusal_of(&name("apps"));
+            assert!(reason.zip(refusal).is_none_or(|(reason, part)| reason.contains(part)), "{reason:?}");
+            assert_eq!(reason.is_some(), refusal.is_some());
+        }
     }
 
     #[tokio::test]

@@ -389,6 +389,11 @@ impl Allocator {
         if let Some(prefix) = claim.selectors.iter().find_map(|selector| selector.prefix.as_ref()) {
             message += &format!(" whose name begins with `{prefix}`");
         }
+        let refused = claim.selectors.iter().zip(&claim.creation);
+        if refused.into_iter().any(|(selector, creation)| self.is_refused(&selector.pool, creation)) {
+            message +=
+                ", and none is created, because the pool does not allow the current version of its template";
+        }
         let census = {
             // The store may serve another request meanwhile.
             let _idle = claim.permit.idle();

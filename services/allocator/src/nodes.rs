@@ -13,8 +13,8 @@ use contract::{Fault, FaultCode};
 use domain::node::NODE_TEXT_BYTES_MAX;
 use domain::template::Isolation;
 use domain::{
-    Descriptor, Epoch, Node, NodeId, PoolKind, Provision, RuntimeState, Sandbox, SandboxId, State,
-    TemplateVersion,
+    Descriptor, Epoch, Node, NodeId, PoolKind, PoolSpec, Pools, Provision, RuntimeState, Sandbox, SandboxId,
+    State, Template, TemplateVersion,
 };
 use ports::bus::Request;
 use ports::engine::Incarnation;
@@ -82,11 +82,18 @@ impl Allocator {
             });
             let Some(found) = found else { continue };
             let found = found.await.map_err(|error| store_fault(request, &error))?;
-            match found.map(|found| TemplateSettings::of(&found.spec)) {
-                Some(settings) => {
+            match found.map(|found| spec.restrict(&found.spec)) {
+                Some(Ok(spec_of_node)) => {
                     let (pool, template) = (spec.name.to_string(), template.to_string());
-                    known.push(NodePool { pool, template, settings });
+                    known.push(NodePool { pool, template, settings: TemplateSettings::of(&spec_of_node) });
                 }
+                // The watch of the pools logs the reason once.
+                Some(Err(mistake)) => tracing::debug!(
+                    pool.name = spec.name.as_str(),
+                    reason = %mistake,
+                    "pool {} does not allow its template",
+                    spec.name
+                ),
                 None => tracing::error!(
                     pool.name = spec.name.as_str(),
                     template.id = template.as_str(),
@@ -110,10 +117,28 @@ impl Allocator {
         };
         let stored = sandbox.descriptor.get(Descriptor::TEMPLATE).map(TemplateVersion::parse);
         let template = stored.and_then(Result::ok).ok_or_else(|| lost_template(&sandbox.id))?;
-        let settings =
-            self.settings_of(request, &template).await?.ok_or_else(|| lost_template(&sandbox.id))?;
-        let wanted =
-            WantedSandbox { attempts: provision.attempts, settings, lease: self.lease_for_node(&sandbox) };
+        let found = self.template_at(request, &template).await?.ok_or_else(|| lost_template(&sandbox.id))?;
+        let pool = self.pool_of_creation(request, &sandbox).await?;
+        let attempts = provision.attempts;
+        let spec = match pool.restrict(&found.spec) {
+            Ok(spec) => spec,
+            Err(mistake) => {
+                let reason = format!("pool {} does not allow template {template}: {mistake}", pool.name);
+                let failed = ProvisionFailedRequest {
+                    node,
+                    generation,
+                    sandbox_id,
+                    epoch,
+                    attempts,
+                    reason,
+                    is_final: true,
+                };
+                self.count_failure(request, &failed).await?;
+                return Ok(ProvisionWantedReply::default());
+            }
+        };
+        let settings = TemplateSettings::of(&spec);
+        let wanted = WantedSandbox { attempts, settings, lease: self.lease_for_node(&sandbox) };
         Ok(ProvisionWantedReply { wanted: Some(wanted) })
     }
 
@@ -172,12 +197,23 @@ impl Allocator {
 
     /// Counts a failed attempt, or parks the creation after the last one.
     pub(crate) async fn provision_failed(&self, request: &Request) -> Result<ProvisionFailedReply, Fault> {
-        let ProvisionFailedRequest { node, generation, sandbox_id, epoch, attempts, reason, is_final } =
-            decode(&request.body)?;
-        let Node { id: node, .. } = self.check_generation(request, &node, generation).await?;
+        let failed: ProvisionFailedRequest = decode(&request.body)?;
+        self.check_generation(request, &failed.node, failed.generation).await?;
+        self.count_failure(request, &failed).await
+    }
+
+    /// Counts an attempt of the current runner of a node.
+    async fn count_failure(
+        &self,
+        request: &Request,
+        failed: &ProvisionFailedRequest,
+    ) -> Result<ProvisionFailedReply, Fault> {
+        let ProvisionFailedRequest { node, generation: _, sandbox_id, epoch, attempts, reason, is_final } =
+            failed;
+        let (attempts, epoch) = (*attempts, *epoch);
         let counted = attempts.saturating_add(1);
         for _ in 0..TRIES_MAX {
-            let Some((seen, provision)) = self.creation_of(request, &sandbox_id, epoch).await? else {
+            let Some((seen, provision)) = self.creation_of(request, sandbox_id, epoch).await? else {
                 return Ok(ProvisionFailedReply { next: AfterFailure::Drop, attempts });
             };
             // Attempts only grow, until a replay counts anew: this one was made before it.
@@ -187,7 +223,7 @@ impl Allocator {
             }
             let now = self.ports.clock.now();
             let is_counted = provision.attempts >= counted;
-            let is_last = is_final || provision.attempts.max(counted) >= self.config.provision_attempts_max;
+            let is_last = *is_final || provision.attempts.max(counted) >= self.config.provision_attempts_max;
             let store = &self.ports.store;
             let written = match (is_counted, is_last) {
                 // An earlier attempt of this request counted it.
@@ -196,14 +232,14 @@ impl Allocator {
                     return Ok(ProvisionFailedReply { next: AfterFailure::Retry, attempts });
                 }
                 (true, true) => store.park_provision(&seen, now).await,
-                (false, _) => store.note_provision_failure(&seen, counted, &reason).await,
+                (false, _) => store.note_provision_failure(&seen, counted, reason).await,
             };
             match written.map_err(|error| store_fault(request, &error))? {
                 Write::Done(sandbox) if matches!(sandbox.state, State::ProvisionFailed(_)) => {
                     self.ports.recorder.note(&sandbox, Some(&request.context.request_id));
                     tracing::error!(
                         sandbox.id = sandbox_id,
-                        node.id = node.as_str(),
+                        node.id = node,
                         pool.name = sandbox.pool.as_str(),
                         reason,
                         "{sandbox_id} cannot be created; its creation is parked",
@@ -215,7 +251,7 @@ impl Allocator {
                 Write::Done(_) => {
                     tracing::warn!(
                         sandbox.id = sandbox_id,
-                        node.id = node.as_str(),
+                        node.id = node,
                         reason,
                         "attempt {counted} of {} to create {sandbox_id} failed",
                         self.config.provision_attempts_max,
@@ -303,16 +339,32 @@ impl Allocator {
         }
     }
 
-    /// What a version of a template says; none if there is no such version.
-    pub(crate) async fn settings_of(
+    /// A version of a template; none if there is no such version.
+    pub(crate) async fn template_at(
         &self,
         request: &Request,
         template: &TemplateVersion,
-    ) -> Result<Option<TemplateSettings>, Fault> {
+    ) -> Result<Option<Template>, Fault> {
         let Some((id, version)) = template.parts() else { return Ok(None) };
-        let found = self.ports.store.template(&id, version).await;
-        let found = found.map_err(|error| store_fault(request, &error))?;
-        Ok(found.map(|template| TemplateSettings::of(&template.spec)))
+        self.ports.store.template(&id, version).await.map_err(|error| store_fault(request, &error))
+    }
+
+    /// The pool of a sandbox. Without it, the rules for its template are not known.
+    async fn pool_of_creation(&self, request: &Request, sandbox: &Sandbox) -> Result<PoolSpec, Fault> {
+        let known = |pools: &Pools| pools.get(&sandbox.pool).cloned();
+        if let Some(pool) = known(&self.ports.pools.current()) {
+            return Ok(pool);
+        }
+        self.follow_pools(request).await?;
+        known(&self.ports.pools.current()).ok_or_else(|| {
+            tracing::error!(
+                sandbox.id = sandbox.id.as_str(),
+                pool.name = sandbox.pool.as_str(),
+                "the pool of {} is not in the table, or cannot be read",
+                sandbox.id
+            );
+            Fault::new(FaultCode::InternalError, "the pool of the sandbox is not known to this worker")
+        })
     }
 
     pub(crate) fn lease_for_node(&self, sandbox: &Sandbox) -> Option<NodeLease> {

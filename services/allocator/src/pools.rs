@@ -7,7 +7,7 @@ use contract::pools::{
 use contract::{Census, Fault, FaultCode, PoolStats};
 use domain::{
     Actor, InvalidPool, LeaseOverrides, POOLS_MAX, PoolName, PoolSpec, PoolState, Pools, StateName,
-    TemplateId,
+    TemplateHead, TemplateId, TemplateVersion,
 };
 use ports::bus::Request;
 use ports::store::{SortRange, StateQuery};
@@ -117,14 +117,25 @@ impl Allocator {
         .await
     }
 
-    /// Refuses a pool whose template cannot be used.
+    /// Refuses a pool whose template cannot be used, or is not allowed in it.
     async fn check_template(&self, request: &Request, wanted: &PoolSpec) -> Result<(), Fault> {
-        let Some(Ok(template)) = wanted.template.as_deref().map(TemplateId::parse) else { return Ok(()) };
-        let head = self.ports.store.template_head(&template).await;
-        match head.map_err(|error| store_fault(request, &error))? {
-            Some(head) if head.is_live() => Ok(()),
-            _ => Err(Fault::invalid("template", format!("names no template; write {template} first"))),
+        let Some(Ok(id)) = wanted.template.as_deref().map(TemplateId::parse) else { return Ok(()) };
+        let head = self.ports.store.template_head(&id).await;
+        let head = head.map_err(|error| store_fault(request, &error))?.filter(TemplateHead::is_live);
+        let missing = || Fault::invalid("template", format!("names no template; write {id} first"));
+        let head = head.ok_or_else(missing)?;
+        if !wanted.restricts_templates() {
+            return Ok(());
         }
+        let version = TemplateVersion::of(&id, head.version);
+        let template = self.template_at(request, &version).await?.ok_or_else(missing)?;
+        wanted.restrict(&template.spec).map(|_| ()).map_err(|mistake| {
+            let problem = format!(
+                "{version} is not allowed in this pool: its {mistake}; write another version of it, or change images, \
+                 runtime or untrusted of the pool"
+            );
+            Fault::invalid("template", problem)
+        })
     }
 
     /// A pool that was removed may have left sandboxes, which belong to the provider that it had.
@@ -198,7 +209,7 @@ impl Allocator {
         Ok(view(&self.ports.pools.current(), pool, self.last_census().await.as_ref()))
     }
 
-    async fn follow_pools(&self, request: &Request) -> Result<(), Fault> {
+    pub(crate) async fn follow_pools(&self, request: &Request) -> Result<(), Fault> {
         let followed = self.ports.pools.refresh(self.ports.store.as_ref()).await;
         followed.map_err(|error| store_fault(request, &error))
     }

@@ -69,7 +69,9 @@ impl Reconciler {
     async fn try_fill(&self, report: &mut FillReport, skipped: &mut Skipped) -> Result<(), StoreError> {
         let pools = self.ports.pools.current();
         for spec in pools.specs().iter().filter(|spec| pools.is_created(&spec.name)) {
-            self.fill_pool(spec, pools.template_of(&spec.name), report, skipped).await?;
+            let refusal = pools.refusal_of(&spec.name);
+            let template = pools.template_of(&spec.name).filter(|_| refusal.is_none());
+            self.fill_pool(spec, template, refusal, report, skipped).await?;
         }
         Ok(())
     }
@@ -78,6 +80,7 @@ impl Reconciler {
         &self,
         spec: &PoolSpec,
         template: Option<&TemplateVersion>,
+        refusal: Option<&str>,
         report: &mut FillReport,
         skipped: &mut Skipped,
     ) -> Result<(), StoreError> {
@@ -98,7 +101,9 @@ impl Reconciler {
         }
         let degraded = degraded.or_else(|| stock.untaken(now, UNTAKEN_AFTER));
         let degraded = match template {
-            None if target > 0 => Some("its template is not known, or was removed".to_owned()),
+            None if target > 0 => {
+                Some(refusal.unwrap_or("its template is not known, or was removed").to_owned())
+            }
             _ => degraded,
         };
         if let Some(reason) = degraded {

@@ -54,15 +54,21 @@ impl Allocator {
 
     /// A sandbox that does not exist yet, for a claim that found none free.
     pub(super) fn fresh_candidate(&self, claim: &Claim<'_>, scarcity: &Scarcity) -> Option<Candidate> {
-        claim.creation.as_ref()?;
+        let creation = claim.creation.as_ref()?;
         let selector = claim.selectors.first()?;
         let is_scarce = matches!(scarcity, Scarcity::Exhausted | Scarcity::Contended);
-        if claim.warm == WarmPolicy::Require || !is_scarce {
+        if claim.warm == WarmPolicy::Require || !is_scarce || self.is_refused(&selector.pool, creation) {
             return None;
         }
         let prefix = self.ports.pools.current().kind_of(&selector.pool)?.id_prefix()?;
         let id = SandboxId::parse(&format!("{prefix}{}", self.ports.random.fresh_id())).ok()?;
         Some(Candidate::absent(id, selector.pool.clone()))
+    }
+
+    /// Whether the pool does not allow the template; a claim that asks for a version of its own learns it from the node.
+    pub(super) fn is_refused(&self, pool: &PoolName, creation: &Creation) -> bool {
+        let pools = self.ports.pools.current();
+        pools.refusal_of(pool).is_some() && pools.template_of(pool) == Some(&creation.template)
     }
 
     /// Creates the sandbox that the claim item names, or finds out what became of it. In a pool that grants no leases, an

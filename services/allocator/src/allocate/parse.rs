@@ -8,7 +8,7 @@ use contract::{AllocateRequest, Fault, FaultCode, LabDuration, Principal, Scope,
 use domain::template::Isolation;
 use domain::{
     ClaimKey, ClaimOptions, Descriptor, IdempotencyKey, LabId, NamePrefix, OwnerId, PoolKind, PoolName,
-    PoolSpec, Sandbox, TemplateVersion,
+    PoolSpec, Sandbox, Template, TemplateVersion,
 };
 use ports::bus::Request;
 
@@ -167,11 +167,11 @@ impl Allocator {
         let Some(creation) = &claim.creation else {
             return Err(Fault::invalid("env", "is for pools of containers, and this pool is none"));
         };
-        let settings = self.settings_of(asked, &creation.template).await?;
+        let template = self.template_at(asked, &creation.template).await?;
         // An image of a container engine may bring a command.
-        let has_command = settings
-            .and_then(|settings| settings.spec().ok())
-            .is_some_and(|spec| !spec.command.is_empty() || spec.isolation == Isolation::Container);
+        let has_command = template.is_some_and(|Template { spec, .. }| {
+            !spec.command.is_empty() || spec.isolation == Isolation::Container
+        });
         match claim.warm {
             WarmPolicy::Require if has_command => Err(Fault::invalid(
                 "warm",

@@ -2,11 +2,11 @@
 
 use crate::deletions::tests::{HOUR, NOW, Rig};
 use contract::{FaultCode, Verb};
-use domain::template::{Image, Isolation};
+use domain::template::{Image, Isolation, Runtime};
 use domain::{
-    Actor, ClaimKey, Descriptor, ExternalId, Grant, IdempotencyKey, LabId, NewSandbox, OwnerId, PoolKind,
-    PoolName, PoolSpec, ProviderName, Sandbox, SandboxId, SandboxName, StateName, Template, TemplateId,
-    TemplateSpec, Version,
+    Actor, AllowedImages, ClaimKey, Descriptor, ExternalId, Grant, IdempotencyKey, LabId, NewSandbox,
+    OwnerId, PoolKind, PoolName, PoolSpec, ProviderName, Sandbox, SandboxId, SandboxName, StateName,
+    Template, TemplateId, TemplateSpec, Version,
 };
 use ports::store::Insert;
 use serde_json::{Value, json};
@@ -32,6 +32,21 @@ pub(crate) async fn write_template(rig: &Rig) {
     assert!(rig.store.write_template(None, &template).await.unwrap());
 }
 
+/// A template of an image in a registry.
+pub(crate) fn of_registry(image: &str) -> TemplateSpec {
+    TemplateSpec { isolation: Isolation::Container, ..TemplateSpec::of_image(Image::named(image)) }
+}
+
+/// Writes a further version of the template `shell`.
+pub(crate) async fn write_version(rig: &Rig, spec: &TemplateSpec) {
+    let id = TemplateId::parse("shell").unwrap();
+    let seen = rig.store.template_head(&id).await.unwrap().unwrap();
+    let (version, spec) = (seen.version + 1, spec.clone());
+    let template = Template { id, version, created_at: NOW, by: Actor::nats(), spec };
+    assert!(rig.store.write_template(Some(&seen), &template).await.unwrap());
+    rig.allocator.ports.pools.refresh(rig.store.as_ref()).await.unwrap();
+}
+
 /// A fleet with the template `shell` and a pool of it.
 pub(crate) async fn rig() -> Rig {
     let rig = Rig::new();
@@ -46,19 +61,23 @@ pub(crate) async fn rig() -> Rig {
     rig
 }
 
-fn new(id: &str) -> NewSandbox {
+fn new(id: &str, template: &str) -> NewSandbox {
     NewSandbox {
         id: SandboxId::parse(id).unwrap(),
         name: SandboxName::parse(id).unwrap(),
         external_id: ExternalId::of(&ProviderName::parse("nodes").unwrap(), id).unwrap(),
         pool: PoolName::parse(POOL).unwrap(),
-        descriptor: Descriptor::parse([(Descriptor::TEMPLATE, "shell@1")]).unwrap(),
+        descriptor: Descriptor::parse([(Descriptor::TEMPLATE, template)]).unwrap(),
     }
 }
 
 /// A sandbox that is to be created, for a claim or to be free.
 pub(crate) async fn wanted(rig: &Rig, id: &str, owner: Option<&str>) -> Sandbox {
-    let new = new(id);
+    wanted_of(rig, id, owner, "shell@1").await
+}
+
+async fn wanted_of(rig: &Rig, id: &str, owner: Option<&str>, template: &str) -> Sandbox {
+    let new = new(id, template);
     let grant = owner.map(|owner| {
         let owner = OwnerId::parse(owner).unwrap();
         Grant {
@@ -251,4 +270,80 @@ async fn invalid_reports_are_refused_in_words() {
         assert!(fault.message.contains(words), "{}", fault.message);
     }
     assert_eq!(stored(&rig, "ctr_1").await.version, Version::new(1));
+}
+
+/// Changes the rules of the pool for its template, past the checks of `put-pool`.
+async fn restrict(rig: &Rig, change: impl FnOnce(&mut PoolSpec)) {
+    let mut spec = rig.store.pool_spec(&PoolName::parse(POOL).unwrap()).await.unwrap().unwrap();
+    let seen = spec.version;
+    spec.version += 1;
+    change(&mut spec);
+    assert!(rig.store.write_pool(Some(seen), &spec).await.unwrap());
+    rig.allocator.ports.pools.refresh(rig.store.as_ref()).await.unwrap();
+}
+
+async fn served(rig: &Rig, generation: u64) -> Value {
+    rig.ask(Verb::NodePools, json!({"node": "a", "generation": generation})).await.unwrap()["pools"].clone()
+}
+
+#[tokio::test]
+async fn node_learns_a_template_with_the_rules_of_its_pool() {
+    let rig = rig().await;
+    let generation = register(&rig, "a").await;
+    write_version(&rig, &of_registry("app:1")).await;
+    restrict(&rig, |spec| {
+        spec.images.allowed = vec![AllowedImages::parse("docker.io/library").unwrap()];
+        (spec.runtime, spec.is_untrusted) = (Some(Runtime::Kata), true);
+    })
+    .await;
+    let of = |settings: &Value| ["image", "runtime", "untrusted"].map(|field| settings[field].clone());
+    let expected = [json!("docker.io/library/app:1"), json!("kata"), json!(true)];
+    assert_eq!(of(&served(&rig, generation).await[0]["settings"]), expected);
+    let wanted = wanted_of(&rig, "ctr_1", None, "shell@2").await;
+    let asked = rig.ask(Verb::ProvisionWanted, report(generation, &wanted)).await.unwrap();
+    assert_eq!(of(&asked["wanted"]["settings"]), expected);
+}
+
+#[tokio::test]
+async fn nothing_is_created_from_a_template_that_the_pool_does_not_allow() {
+    let rig = rig().await;
+    let generation = register(&rig, "a").await;
+    write_version(&rig, &of_registry("docker.io/library/app:1")).await;
+    restrict(&rig, |spec| spec.images.allowed = vec![AllowedImages::parse("docker.io/library").unwrap()])
+        .await;
+    assert_eq!(served(&rig, generation).await.as_array().unwrap().len(), 1);
+    write_version(&rig, &of_registry("evil.example.com/app:1")).await;
+    assert_eq!(served(&rig, generation).await, json!([]));
+    // Asked for before, or by a worker that has not seen the rules.
+    for (id, owner) in [("ctr_1", None), ("ctr_2", Some("p-1"))] {
+        let sandbox = wanted_of(&rig, id, owner, "shell@3").await;
+        let asked = rig.ask(Verb::ProvisionWanted, report(generation, &sandbox)).await.unwrap();
+        assert_eq!(asked, json!({"wanted": null}));
+        let parked = stored(&rig, id).await;
+        assert_eq!(parked.state.name(), StateName::ProvisionFailed);
+        let reason = parked.provision().unwrap().last_error.clone().unwrap();
+        assert!(reason.contains("evil.example.com/app:1` is none of the images"), "{reason}");
+    }
+    // A version that is allowed is still created.
+    let older = wanted_of(&rig, "ctr_3", None, "shell@2").await;
+    let asked = rig.ask(Verb::ProvisionWanted, report(generation, &older)).await.unwrap();
+    assert_eq!(asked["wanted"]["settings"]["image"], "docker.io/library/app:1");
+    let claim = json!({"owner": "p-2", "pool": POOL});
+    let fault = rig.ask(Verb::Claim, claim.clone()).await.unwrap_err();
+    assert_eq!(fault.code, FaultCode::PoolExhausted);
+    assert!(fault.message.contains("does not allow the current version"), "{}", fault.message);
+    write_version(&rig, &of_registry("app:2")).await;
+    assert!(rig.ask(Verb::Claim, claim).await.is_ok());
+}
+
+#[tokio::test]
+async fn nothing_is_created_in_a_pool_whose_rules_are_not_known() {
+    let rig = rig().await;
+    let generation = register(&rig, "a").await;
+    let sandbox = wanted(&rig, "ctr_1", None).await;
+    assert!(rig.store.remove_pool(&PoolName::parse(POOL).unwrap(), 1).await.unwrap());
+    rig.allocator.ports.pools.refresh(rig.store.as_ref()).await.unwrap();
+    let fault = rig.ask(Verb::ProvisionWanted, report(generation, &sandbox)).await.unwrap_err();
+    assert_eq!(fault.code, FaultCode::InternalError);
+    assert_eq!(stored(&rig, "ctr_1").await, sandbox);
 }

@@ -1,7 +1,7 @@
 //! Operators' requests about pools.
 
 use crate::deletions::tests::{HOUR, NOW, Rig};
-use crate::nodes::tests::write_template;
+use crate::nodes::tests::{of_registry, write_template, write_version};
 use contract::{FaultCode, Verb};
 use domain::{
     ClaimKey, ClaimRecord, Descriptor, IdempotencyKey, NewSandbox, OwnerId, PoolName, ProviderName,
@@ -83,6 +83,33 @@ async fn pool_of_containers_needs_a_template_and_nodes() {
     }
     let made = rig.ask(Verb::PutPool, wanted()).await.unwrap();
     assert_eq!((&made["settings"]["provider"], &made["is_default"]), (&json!("nodes"), &json!(false)));
+}
+
+#[tokio::test]
+async fn pool_is_refused_whose_rules_do_not_allow_its_template() {
+    let rig = rig().await;
+    write_template(&rig).await;
+    let put = |settings: Value| json!({"pool": "shells", "settings": settings});
+    for (rules, reason) in [
+        (json!({"untrusted": true}), "its untrusted needs isolation `container`"),
+        (json!({"runtime": "runsc"}), "its runtime needs isolation `container`"),
+        (json!({"runtime": "runc", "untrusted": true}), "runtime must be `runsc` or `kata`"),
+        (json!({"images": {"allowed": ["docker.io"]}}), "its image `host` comes from no registry"),
+        (json!({"images": {"allowed": []}}), "images.allowed must have an entry"),
+    ] {
+        let mut settings = json!({"kind": "container", "template": "shell"});
+        settings.as_object_mut().unwrap().extend(rules.as_object().unwrap().clone());
+        let fault = rig.ask(Verb::PutPool, put(settings)).await.unwrap_err();
+        assert_eq!(fault.code, FaultCode::InvalidRequest, "{rules}");
+        assert!(fault.message.contains(reason), "{rules}: {}", fault.message);
+    }
+    write_version(&rig, &of_registry("registry.example.com/app:1")).await;
+    let settings = json!({"kind": "container", "template": "shell", "provider": "nodes", "runtime": "runsc", "untrusted": true,
+        "images": {"allowed": ["registry.example.com"]}});
+    let made = rig.ask(Verb::PutPool, put(settings.clone())).await.unwrap();
+    assert_eq!(made["settings"], settings);
+    let shown = rig.ask(Verb::Pool, json!({"pool": "shells"})).await.unwrap();
+    assert_eq!(shown["settings"], settings);
 }
 
 #[tokio::test]

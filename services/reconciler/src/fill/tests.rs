@@ -313,3 +313,19 @@ async fn busy_pool_keeps_more_free_ones_up_to_its_maximum() {
     run(&rig).await;
     assert_eq!(all(&rig, StateName::Available).await.len(), 2, "without claims, its minimum");
 }
+
+#[tokio::test]
+async fn pool_that_does_not_allow_its_template_keeps_what_it_has_and_is_reported() {
+    let rig = rig(1, 1).await;
+    run(&rig).await;
+    create_all(&rig).await;
+    set_pool(&rig, |spec| {
+        spec.is_untrusted = true;
+        spec.warm = Some(WarmSizes { min: 2, max: 2 });
+    })
+    .await;
+    let report = run(&rig).await;
+    assert_eq!((report.created, report.retired), (0, 0));
+    let reason = &report.degraded[POOL];
+    assert!(reason.starts_with("it does not allow its template shell@1: untrusted needs"), "{reason}");
+}
