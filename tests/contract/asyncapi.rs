@@ -165,6 +165,7 @@ fn snapshots() -> BTreeSet<String> {
         include_str!("templates.rs"),
         include_str!("nodes.rs"),
         include_str!("claims.rs"),
+        include_str!("pools.rs"),
     ];
     let literals = sources.iter().flat_map(|source| source.split("@r#\"").skip(1));
     let texts = literals.filter_map(|rest| rest.split_once("\"#").map(|(text, _)| text));

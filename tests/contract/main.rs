@@ -20,6 +20,7 @@ mod metrics;
 mod names;
 mod nodes;
 mod operations;
+mod pools;
 mod previous;
 mod templates;
 

@@ -57,6 +57,7 @@ pub(super) const RESUMED: &str =
 pub(super) const ASK_POOL: &str = r#"{"pool":"labs"}"#;
 
 pub(super) const PUT_POOL: &str = r#"{"pool":"labs","settings":{"kind":"account","provider":"csp","name_prefix":"lab-","lease":{"duration_minutes":240,"duration_minutes_max":480,"total_minutes_max":960,"grace_minutes":30},"deletions_in_flight_max":4,"sync_seconds":120},"version":2,"by":"alice"}"#;
+pub(super) const PUT_POOL_OF_CONTAINERS: &str = r#"{"pool":"apps","settings":{"kind":"container","template":"app","images":{"allowed":["registry.example.com/team"],"digest_required":true},"runtime":"runsc","untrusted":true}}"#;
 
 pub(super) const POOL_ORDER: &str = r#"{"pool":"labs","version":3,"by":"alice"}"#;
 

@@ -108,7 +108,7 @@ fn exchange(verb: Verb) -> Exchange {
         Verb::Pool => operator::<PoolRequest, PoolView>("show one of them")
             .shown(&[examples::ASK_POOL], &[examples::POOL]),
         Verb::PutPool => operator::<PutPoolRequest, PoolView>("create a pool, or replace its settings")
-            .shown(&[examples::PUT_POOL], &[examples::POOL]),
+            .shown(&[examples::PUT_POOL, examples::PUT_POOL_OF_CONTAINERS], &[examples::POOL]),
         Verb::DrainPool => operator::<PoolOrder, PoolView>("let a pool grant no more leases")
             .shown(&[examples::POOL_ORDER], &[examples::POOL]),
         Verb::RemovePool => operator::<PoolOrder, PoolView>("remove a pool that is drained")
