@@ -5,7 +5,7 @@ mod create;
 use crate::failure::status;
 use crate::record::{Phase, Record};
 use crate::spec::{LABEL_FLEET, LABEL_INCARNATION, LABEL_RUNNER, LABEL_SANDBOX, command_of, name};
-use crate::{Docker, Shared, network};
+use crate::{Docker, Shared, exec, network};
 use async_trait::async_trait;
 use bollard::models::{
     ContainerInspectResponse, ContainerStateStatusEnum, ContainerSummary, ContainerSummaryStateEnum,
@@ -108,7 +108,7 @@ impl Engine for Docker {
         match state(&record, Some(&inspected)) {
             ContainerState::Running if record.has_supervisor => {}
             ContainerState::Running => {
-                return Err(EngineError::refused("it has no supervisor"));
+                return Ok(exec::connect(self.0.client.get().await?, name(incarnation)));
             }
             state => return Err(not_running(&state)),
         }

@@ -83,8 +83,8 @@ impl Shared {
                 }
             }
         }
-        let seconds = self.clock.monotonic().saturating_sub(began).as_secs();
-        tracing::info!(image = name, seconds, "fetched the image {name}");
+        let took = self.clock.monotonic().saturating_sub(began);
+        tracing::info!(image = name, duration_ms = took.as_millis(), "fetched the image {name}");
         let found = self.local_image(name).await?;
         found.ok_or_else(|| cannot("the engine does not have it afterwards".to_owned()))
     }

@@ -9,6 +9,7 @@
 
 mod client;
 mod engine;
+mod exec;
 mod failure;
 mod images;
 mod network;
