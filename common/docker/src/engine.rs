@@ -31,6 +31,8 @@ use tokio_util::sync::CancellationToken;
 
 /// Time-out for the end of a removal that another call has begun.
 const REMOVAL_TIMEOUT: Duration = Duration::from_secs(30);
+/// How Docker and Podman say that a removal is possible soon.
+const REMOVAL_SOON: [&str; 2] = ["in progress", "state improper"];
 /// Time-out for the supervisor's socket.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Status of a call that changes nothing.
@@ -157,9 +159,9 @@ impl Shared {
         let records = self.records()?;
         let filters = HashMap::from([("label".to_owned(), labels.to_vec())]);
         let options = ListContainersOptionsBuilder::new().all(true).filters(&filters).build();
-        let listed = self.client.get().await?.list_containers(Some(options)).await;
+        let engine = self.client.get().await?;
+        let listed = self.client.settled(|| engine.list_containers(Some(options.clone()))).await?;
         let mut of_engine: BTreeMap<_, _> = listed
-            .map_err(|error| self.client.failed(error))?
             .into_iter()
             .filter_map(|summary| {
                 let labels = summary.labels.as_ref()?;
@@ -227,8 +229,9 @@ impl Shared {
         incarnation: &Incarnation,
     ) -> Result<(Record, ContainerInspectResponse), EngineError> {
         let record = self.record(incarnation)?;
-        let inspected = self.client.get().await?.inspect_container(&name(incarnation), None).await;
-        Ok((record, inspected.map_err(|error| self.client.failed(error))?))
+        let (engine, name) = (self.client.get().await?, name(incarnation));
+        let inspected = self.client.settled(|| engine.inspect_container(&name, None)).await?;
+        Ok((record, inspected))
     }
 
     async fn remove_container(&self, incarnation: &Incarnation) -> Result<(), EngineError> {
@@ -258,8 +261,10 @@ impl Shared {
                 let removed = self.client.get().await?.remove_container(container, Some(options)).await;
                 match removed.map_err(|error| self.client.failed(error)) {
                     Ok(()) | Err(EngineError::Gone) => return Ok(()),
-                    // Another call removes it.
-                    Err(EngineError::Unavailable { reason }) if reason.contains("in progress") => {
+                    // Another call removes it, or its end is not noted yet.
+                    Err(EngineError::Unavailable { reason } | EngineError::Failed { reason })
+                        if REMOVAL_SOON.iter().any(|words| reason.contains(words)) =>
+                    {
                         self.clock.sleep(LOOK_PAUSE).await;
                     }
                     Err(error) => return Err(EngineError::unavailable(error)),
@@ -272,13 +277,19 @@ impl Shared {
 
     async fn stop_container(&self, incarnation: &Incarnation) -> Result<(), EngineError> {
         let (mut record, inspected) = self.seen(incarnation).await?;
+        let engine = self.client.get().await?;
         match state(&record, Some(&inspected)) {
             ContainerState::Stopped => return Ok(()),
-            ContainerState::Running | ContainerState::Paused | ContainerState::Exited => {}
+            ContainerState::Running | ContainerState::Exited => {}
+            // Podman stops no paused one.
+            ContainerState::Paused => {
+                let resumed = engine.unpause_container(&name(incarnation)).await;
+                resumed.map_err(|error| self.client.failed(error))?;
+            }
             state => return Err(not_running(&state)),
         }
         let options = StopContainerOptionsBuilder::new().t(0).build();
-        match self.client.get().await?.stop_container(&name(incarnation), Some(options)).await {
+        match engine.stop_container(&name(incarnation), Some(options)).await {
             Ok(()) => {}
             Err(error) if status(&error) == Some(NOT_MODIFIED) => {}
             Err(error) => return Err(self.client.failed(error)),

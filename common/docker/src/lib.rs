@@ -47,6 +47,8 @@ struct Shared {
     info: EngineInfo,
     /// How the engine calls what runs containers.
     runtimes: probe::Runtimes,
+    /// The limit of processes of a user that containers get, if the engine's own choice is not possible.
+    user_processes: Option<u64>,
     clock: Arc<dyn Clock>,
     turns: Turns,
 }

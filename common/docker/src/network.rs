@@ -1,7 +1,7 @@
 //! The three networks of a runner on its engine, and the rules that say what their containers may reach.
 //!
 //! Until its claim, a container that will have a network, or has published ports, is in the closed one: connections come in,
-//! none goes out. The engine separates the networks from each other, and the containers of the closed and the open one from
+//! none goes out. The engine separates the networks from each other, the rules the containers of the closed and the open one from
 //! their neighbours. The rules are a table of nftables of this adapter, which containers cannot change without capabilities.
 //! All of it is there only while a container needs it.
 
@@ -18,8 +18,8 @@ use tokio::process::Command;
 
 /// The engine's name for no network.
 pub(crate) const NONE: &str = "none";
-/// The kernel's list of the interfaces of this process's network namespace.
-const INTERFACES: &str = "/proc/self/net/dev";
+/// Whether rules apply to what is sent between containers of one bridge.
+const BRIDGED: &str = "/proc/sys/net/bridge/bridge-nf-call-iptables";
 
 /// The networks of a runner.
 #[derive(Debug)]
@@ -87,10 +87,12 @@ impl Networks {
         if let Err(error) = self.make(client).await {
             return Some(error.to_string());
         }
-        let interfaces = std::fs::read_to_string(INTERFACES).unwrap_or_default();
-        let mut names = interfaces.lines().filter_map(|line| Some(line.split_once(':')?.0.trim()));
-        let is_here = names.any(|name| name == self.name(Kind::Closed));
-        (!is_here).then(|| {
+        if std::fs::read_to_string(BRIDGED).unwrap_or_default().trim() != "1" {
+            return Some(format!(
+                "rules do not apply to neighbours: load the module `br_netfilter` and set {BRIDGED} to 1"
+            ));
+        }
+        (!client.shares("net").await).then(|| {
             "the engine is in another network namespace, where the runner cannot make rules; start it in that of the engine"
                 .to_owned()
         })
@@ -183,6 +185,7 @@ table {table} {{
         ct state established,related accept
         iifname "{closed}" drop
         iifname "{internal}" oifname != "{internal}" drop
+        iifname "{open}" oifname "{open}" drop
         iifname "{open}" ip daddr {{ {BLOCKED_V4} }} reject with icmpx type no-route
     }}
     chain input {{

@@ -11,6 +11,7 @@ use host::folders::Folders;
 use host::numbers::Numbers;
 use ports::clock::Clock;
 use ports::engine::{EngineError, EngineInfo, Feature, Isolation, Runtime, Unsupported};
+use rustix::process::{Resource, getrlimit};
 use std::io;
 use std::net::TcpListener;
 use std::path::PathBuf;
@@ -22,6 +23,11 @@ const RUNTIMES: [(Runtime, &[&str]); 3] = [
     (Runtime::Runsc, &["runsc", "io.containerd.runsc.v1"]),
     (Runtime::Kata, &["kata", "kata-runtime", "io.containerd.kata.v2"]),
 ];
+
+/// What the version of Podman names as a part.
+const PODMAN: &str = "Podman";
+/// What Podman's service keeps for itself as limit of the processes of a user (4.3, as root without CAP_SYS_RESOURCE).
+const PODMAN_PROCESSES_MAX: u64 = 32_768;
 
 /// What the adapter needs to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -113,6 +119,8 @@ impl Docker {
         let no_engine = |error| ProbeError::NoEngine { socket: socket.clone(), error };
         let engine = client.get().await.map_err(no_engine)?;
         let found = engine.info().await.map_err(|error| no_engine(client.failed(error)))?;
+        let version = engine.version().await.map_err(|error| no_engine(client.failed(error)))?;
+        let is_podman = version.components.iter().flatten().any(|part| part.name.contains(PODMAN));
         let in_folders = |error| ProbeError::Folder { state: state.clone(), data: data.clone(), error };
         let folders = Folders::open(&state, &data).map_err(in_folders)?;
         folders.write_supervisor(supervisor).map_err(in_folders)?;
@@ -120,7 +128,7 @@ impl Docker {
         let no_network = networks.why_not(&client).await;
         let runtimes = Runtimes::of(&found);
         let info = EngineInfo {
-            name: "docker",
+            name: if is_podman { "podman" } else { "docker" },
             isolation: Isolation::Container,
             runtimes: runtimes.0.iter().map(|(runtime, _)| *runtime).collect(),
             unsupported: unsupported(&found, no_network, &publish),
@@ -135,6 +143,11 @@ impl Docker {
             pulls: Default::default(),
             info,
             runtimes,
+            // Podman asks for more than a machine without CAP_SYS_RESOURCE allows.
+            user_processes: is_podman.then(|| {
+                let own = getrlimit(Resource::Nproc).maximum;
+                own.map_or(PODMAN_PROCESSES_MAX, |own| own.min(PODMAN_PROCESSES_MAX))
+            }),
             clock,
             turns: Default::default(),
         };

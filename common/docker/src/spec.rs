@@ -54,6 +54,8 @@ pub(crate) struct View<'a> {
     pub(crate) ports: &'a [Port],
     /// How the engine calls what runs it.
     pub(crate) runtime: Option<&'a str>,
+    /// The limit of processes of a user, where the engine's own choice is not possible.
+    pub(crate) user_processes: Option<u64>,
 }
 
 /// The name of a container.
@@ -144,7 +146,12 @@ fn host_config(spec: &ContainerSpec, view: &View<'_>) -> HostConfig {
         memory_swap: Some(signed(memory_bytes)),
         nano_cpus: Some(i64::from(cpu_milli) * NANO_CPUS_PER_MILLI),
         pids_limit: Some(i64::from(pids.saturating_add(OWN_PIDS))),
-        ulimits: Some(vec![limit("nofile", files), limit("fsize", file_bytes), limit("core", 0)]),
+        ulimits: Some(
+            [limit("nofile", files), limit("fsize", file_bytes), limit("core", 0)]
+                .into_iter()
+                .chain(view.user_processes.map(|processes| limit("nproc", processes)))
+                .collect(),
+        ),
         cap_drop: Some(vec!["ALL".to_owned()]),
         cap_add: has_supervisor.then(|| CAPABILITIES.map(str::to_owned).to_vec()),
         security_opt: Some(vec!["no-new-privileges:true".to_owned()]),
@@ -213,6 +220,7 @@ mod tests {
             network: "none",
             ports: &ports,
             runtime: Some("runsc"),
+            user_processes: None,
         };
         body(&spec, "nginx:alpine".to_owned(), &command, &owner, &view)
     }

@@ -162,6 +162,7 @@ impl Shared {
                 network: &first,
                 ports: &record.ports,
                 runtime: spec.runtime.and_then(|runtime| self.runtimes.name(runtime)),
+                user_processes: self.user_processes,
             };
             let body = body(spec, image.to_owned(), command, &self.owner, &view);
             let container = name(&spec.incarnation);
