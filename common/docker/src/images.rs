@@ -156,7 +156,8 @@ impl Drop for Ended<'_> {
 fn full_name(name: &str) -> Result<String, EngineError> {
     let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-/:@".contains(&byte);
     let begins_well = name.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric());
-    if name.len() > NAME_BYTES_MAX || !begins_well || !name.bytes().all(is_allowed) || name.contains("..") {
+    let has_bad_part = name.split('/').any(|part| part.is_empty() || part.contains(".."));
+    if name.len() > NAME_BYTES_MAX || !begins_well || !name.bytes().all(is_allowed) || has_bad_part {
         return Err(EngineError::refused(format!("`{name}` is no name of an image, such as `nginx:alpine`")));
     }
     let last = name.rsplit('/').next().unwrap_or(name);
@@ -186,7 +187,9 @@ mod tests {
         ] {
             assert_eq!(full_name(name).unwrap(), expected);
         }
-        for wrong in ["", "-x", "a b", "a?b", "a/../b", "a%2e", "#", &"x".repeat(NAME_BYTES_MAX + 1)] {
+        for wrong in
+            ["", "-x", "a b", "a?b", "a/../b", "a//b", "a/", "a%2e", "#", &"x".repeat(NAME_BYTES_MAX + 1)]
+        {
             assert!(matches!(full_name(wrong), Err(EngineError::Refused { .. })), "{wrong}");
         }
     }
