@@ -15,6 +15,7 @@ use ports::engine::{
     Container, ContainerSpec, ContainerState, EngineError, Image, ImageCommand, Incarnation, Network,
     PublishedPort, Workspace,
 };
+use std::collections::HashSet;
 use std::net::{SocketAddrV4, TcpListener};
 use std::path::Path;
 use std::time::Duration;
@@ -147,8 +148,9 @@ impl Shared {
         let needs_network = spec.network != Network::None || !spec.ports.is_empty();
         let first = self.networks.first(needs_network);
         let engine = self.client.get().await?;
+        let mut refused = HashSet::new();
         for attempt in 1.. {
-            record.ports = self.reserve(&spec.incarnation, &spec.ports)?;
+            record.ports = self.reserve(&spec.incarnation, &spec.ports, &refused)?;
             record.write(own.path()).map_err(of_io)?;
             if needs_network {
                 // From now on the record keeps them.
@@ -187,6 +189,8 @@ impl Shared {
                 {
                     self.remove_of_engine(&container).await?;
                     self.ports.release(&spec.incarnation);
+                    // They may look free from here, and would be the first choice again.
+                    refused.extend(record.ports.iter().map(|port| port.outside.port()));
                 }
                 Err(error) if is_port_conflict(&error) => {
                     return Err(EngineError::Full { reason: "its ports of the node are in use".to_owned() });
@@ -203,10 +207,15 @@ impl Shared {
         wanted.check()
     }
 
-    /// Gives a sandbox ports of the node.
-    fn reserve(&self, incarnation: &Incarnation, ports: &[PublishedPort]) -> Result<Vec<Port>, EngineError> {
+    /// Gives a sandbox ports of the node, but none that the engine has refused.
+    fn reserve(
+        &self,
+        incarnation: &Incarnation,
+        ports: &[PublishedPort],
+        refused: &HashSet<u16>,
+    ) -> Result<Vec<Port>, EngineError> {
         let full = |reason: &str| EngineError::Full { reason: reason.to_owned() };
-        let is_free = |port: u16| TcpListener::bind((self.address, port)).is_ok();
+        let is_free = |port: u16| !refused.contains(&port) && TcpListener::bind((self.address, port)).is_ok();
         let reserved = ports.iter().map(|PublishedPort { inside, outside }| {
             let port = match outside {
                 Some(port) if is_free(*port) && self.ports.take(incarnation, *port) => *port,
