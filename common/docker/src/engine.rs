@@ -5,7 +5,7 @@ mod create;
 use crate::failure::status;
 use crate::record::{Phase, Record};
 use crate::spec::{LABEL_FLEET, LABEL_INCARNATION, LABEL_RUNNER, LABEL_SANDBOX, command_of, name};
-use crate::{Docker, Shared, exec, network};
+use crate::{Docker, Owner, Shared, exec, network};
 use async_trait::async_trait;
 use bollard::models::{
     ContainerInspectResponse, ContainerStateStatusEnum, ContainerSummary, ContainerSummaryStateEnum,
@@ -235,13 +235,31 @@ impl Shared {
     }
 
     async fn remove_container(&self, incarnation: &Incarnation) -> Result<(), EngineError> {
-        self.remove_of_engine(&name(incarnation)).await?;
+        let record = self.record(incarnation);
+        // Without a record its name does not say whose it is: several runners may share the engine.
+        let is_own = !matches!(record, Err(EngineError::Gone)) || self.is_own(incarnation).await?;
+        if is_own {
+            self.remove_of_engine(&name(incarnation)).await?;
+        }
         let own = self.folders.of(incarnation);
-        let needed_network = self.record(incarnation).is_ok_and(|record| record.needs_network());
         let deleted = tokio::task::spawn_blocking(move || own.delete()).await;
         deleted.map_err(EngineError::unavailable)?.map_err(EngineError::unavailable)?;
         self.ports.release(incarnation);
+        let needed_network = is_own && record.map_or(true, |record| record.needs_network());
         if needed_network { self.delete_unused_networks().await } else { Ok(()) }
+    }
+
+    /// Whether the engine has this container, and it is of this runner.
+    async fn is_own(&self, incarnation: &Incarnation) -> Result<bool, EngineError> {
+        let inspected = self.client.get().await?.inspect_container(&name(incarnation), None).await;
+        let found = match inspected.map_err(|error| self.client.failed(error)) {
+            Ok(found) => found,
+            Err(EngineError::Gone) => return Ok(false),
+            Err(error) => return Err(EngineError::unavailable(error)),
+        };
+        let labels = found.config.and_then(|config| config.labels).unwrap_or_default();
+        let Owner { fleet, runner } = &self.owner;
+        Ok(labels.get(LABEL_FLEET) == Some(fleet) && labels.get(LABEL_RUNNER) == Some(runner))
     }
 
     /// Deletes the networks if no container needs them.
