@@ -20,6 +20,8 @@ use tokio::process::Command;
 pub(crate) const NONE: &str = "none";
 /// Whether rules apply to what is sent between containers of one bridge.
 const BRIDGED: &str = "/proc/sys/net/bridge/bridge-nf-call-iptables";
+/// Status of the deletion of a network that a running container is in.
+const IN_USE: u16 = 403;
 
 /// The networks of a runner.
 #[derive(Debug)]
@@ -112,6 +114,8 @@ impl Networks {
         let engine = client.get().await?;
         for kind in Kind::ALL {
             match engine.remove_network(&self.name(kind)).await {
+                // One that lost its folder is in it until it is removed.
+                Err(error) if status(&error) == Some(IN_USE) => return Ok(()),
                 Err(error) if status(&error) != Some(404) => return Err(client.failed(error)),
                 _ => {}
             }
