@@ -143,8 +143,9 @@ impl Engine for Docker {
     async fn commit(&self, incarnation: &Incarnation, image: &str) -> Result<(), EngineError> {
         let call = self.0.turns.call(incarnation);
         let _turn = call.turn().await;
-        self.0.seen(incarnation).await?;
-        self.0.commit_container(&name(incarnation), image).await
+        let (_, inspected) = self.0.seen(incarnation).await?;
+        let origin = inspected.image.unwrap_or_default();
+        self.0.commit_container(&name(incarnation), &origin, image).await
     }
 }
 

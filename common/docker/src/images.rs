@@ -2,7 +2,8 @@
 
 use crate::Shared;
 use crate::failure::status;
-use bollard::models::{CreateImageInfo, ImageInspect, ProgressDetail};
+use crate::spec::LABELS;
+use bollard::models::{ContainerConfig, CreateImageInfo, ImageConfig, ImageInspect, ProgressDetail};
 use bollard::query_parameters::{
     CommitContainerOptionsBuilder, CreateImageOptionsBuilder, ListImagesOptionsBuilder,
 };
@@ -104,8 +105,13 @@ impl Shared {
         Ok(found)
     }
 
-    /// Makes an image of a container.
-    pub(crate) async fn commit_container(&self, container: &str, name: &str) -> Result<(), EngineError> {
+    /// Makes an image of a container, which has the image `origin`.
+    pub(crate) async fn commit_container(
+        &self,
+        container: &str,
+        origin: &str,
+        name: &str,
+    ) -> Result<(), EngineError> {
         let name = full_name(name)?;
         if name.contains('@') {
             return Err(EngineError::refused("an image that is made has a tag, not a digest"));
@@ -113,8 +119,10 @@ impl Shared {
         let (repository, tag) = name.rsplit_once(':').unwrap_or((&name, TAG_DEFAULT));
         let options =
             CommitContainerOptionsBuilder::new().container(container).repo(repository).tag(tag).pause(true);
-        let (engine, nothing) = (self.client.get().await?, bollard::models::ContainerConfig::default());
-        let made = engine.commit_container(options.build(), nothing);
+        let engine = self.client.get().await?;
+        let origin = engine.inspect_image(origin).await.map_err(|error| self.client.failed(error))?;
+        let config = of_committed(origin.config.unwrap_or_default());
+        let made = engine.commit_container(options.build(), config);
         made.await.map(drop).map_err(|error| self.client.failed(error))
     }
 }
@@ -172,10 +180,23 @@ fn command(image: ImageInspect) -> ImageCommand {
     ImageCommand { parts, folder }
 }
 
+/// What an image that is made runs: the same as the original one. The engine would take the rest from the container, in which
+/// the supervisor runs, and would take the containers of that image for sandboxes.
+fn of_committed(origin: ImageConfig) -> ContainerConfig {
+    let ImageConfig { entrypoint, cmd, working_dir, user, .. } = origin;
+    ContainerConfig {
+        entrypoint: Some(entrypoint.unwrap_or_default()),
+        cmd,
+        working_dir: Some(working_dir.filter(|folder| !folder.is_empty()).unwrap_or_else(|| "/".to_owned())),
+        user,
+        labels: Some(LABELS.map(|label| (label.to_owned(), String::new())).into()),
+        ..ContainerConfig::default()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bollard::models::ImageConfig;
 
     #[test]
     fn a_name_gets_a_tag_unless_it_has_one() {
@@ -203,6 +224,15 @@ mod tests {
         let ImageCommand { parts, folder } = command(image);
         assert_eq!((parts.join(" "), folder.as_str()), ("/entry -x serve".to_owned(), "/"));
         assert_eq!(command(ImageInspect::default()).parts, Vec::<String>::new());
+    }
+
+    #[test]
+    fn an_image_that_is_made_runs_what_its_original_runs() {
+        let cmd = vec!["serve".to_owned()];
+        let made = of_committed(ImageConfig { cmd: Some(cmd.clone()), ..ImageConfig::default() });
+        assert_eq!((made.entrypoint, made.cmd), (Some(Vec::new()), Some(cmd)));
+        assert_eq!(made.working_dir.as_deref(), Some("/"));
+        assert!(made.labels.unwrap().values().all(String::is_empty));
     }
 
     #[test]

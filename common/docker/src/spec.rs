@@ -19,6 +19,9 @@ pub(crate) const LABEL_INCARNATION: &str = "sandbox-broker.incarnation";
 /// The command of the image, as JSON.
 const LABEL_COMMAND: &str = "sandbox-broker.command";
 const LABEL_FOLDER: &str = "sandbox-broker.folder";
+/// All of them.
+pub(crate) const LABELS: [&str; 6] =
+    [LABEL_FLEET, LABEL_RUNNER, LABEL_SANDBOX, LABEL_INCARNATION, LABEL_COMMAND, LABEL_FOLDER];
 /// Where the supervisor is inside.
 const SUPERVISOR: &str = "/run/supervisor";
 /// The folder of its socket, and the socket.
