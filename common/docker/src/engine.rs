@@ -119,7 +119,7 @@ impl Engine for Docker {
             Ok(connected) => connected.map_err(EngineError::unavailable)?,
             Err(_) => return Err(EngineError::unavailable("the supervisor takes no connection")),
         };
-        // Root inside could put another socket in its place.
+        // Whatever is there, only process 1 is the supervisor.
         if peer(&stream).is_none_or(|pid| pid_of(&inspected) != Some(pid)) {
             return Err(EngineError::failed("another process than the supervisor answers on its socket"));
         }

@@ -16,6 +16,7 @@ use ports::engine::{
     PublishedPort, Workspace,
 };
 use std::collections::HashSet;
+use std::io;
 use std::net::{SocketAddrV4, TcpListener};
 use std::path::Path;
 use std::time::Duration;
@@ -33,6 +34,12 @@ const COMPLAINT_BYTES_MAX: usize = 512;
 const IN_MEMORY: &str = " - tmpfs ";
 /// Where the workspace is inside.
 const WORKSPACE_MOUNT: &str = " /workspace ";
+
+/// Owner of the folder of the socket while the supervisor makes it there.
+const SUPERVISOR_USER: u32 = 0;
+/// Its owner from then on: no command is this user, and root inside has no capability to write to folders of others. Else it
+/// could put another socket there, and fill the state folder.
+const NO_USER: u32 = u32::MAX - 1;
 
 /// Whether a creation is still wanted.
 struct Wanted<'a> {
@@ -244,6 +251,7 @@ impl Shared {
             };
             let pid = peer(&stream);
             Client::connect(stream).await.map_err(EngineError::failed)?;
+            give(&control(own), NO_USER).map_err(of_io)?;
             if is_in_memory && !pid.is_some_and(sees_memory) {
                 let reason = "the engine does not see the folders that the runner makes in memory; \
                               start the runner in the mount namespace of the engine";
@@ -288,6 +296,7 @@ impl Shared {
         if record.has_supervisor {
             // That of the former process; nothing listens there.
             let _ = std::fs::remove_file(socket(&own));
+            give(&control(&own), SUPERVISOR_USER).map_err(of_io)?;
         }
         let started = self.client.get().await?.start_container(&container, None).await;
         started.map_err(|error| self.client.failed(error))?;
@@ -297,6 +306,11 @@ impl Shared {
         record.phase = Phase::Running;
         record.write(own.path()).map_err(of_io)
     }
+}
+
+/// Gives a folder to this user, and its group.
+fn give(folder: &Path, user: u32) -> io::Result<()> {
+    std::os::unix::fs::chown(folder, Some(user), Some(user))
 }
 
 /// Whether the engine may choose every port of the node.
