@@ -5,11 +5,15 @@ use docker::{Config, Docker};
 use domain::SandboxId;
 use host::Publish;
 use ports::clock::SystemClock;
-use ports::engine::{ContainerSpec, Engine, Image, Incarnation, Limits, Workspace};
+use ports::engine::{
+    Container, ContainerSpec, ContainerState, Engine, Image, Incarnation, Limits, Workspace,
+};
+use std::ffi::OsString;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use supervisor::{Job, Outcome};
 use testkit::engine::suite::{self, Failure, Subject, fresh};
 
@@ -18,6 +22,8 @@ const MIB: u64 = 1024 * 1024;
 pub(crate) const IMAGE: &str = "busybox:latest";
 /// Where the engine listens.
 const SOCKET: &str = "TEST_DOCKER_SOCKET";
+/// Time-out for what takes at most a second on a machine that is not busy.
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// An adapter with a state folder of its own.
 pub(crate) struct Machine {
@@ -26,19 +32,23 @@ pub(crate) struct Machine {
     engine: Arc<Docker>,
 }
 
-/// The engine's socket.
-pub(crate) fn socket() -> PathBuf {
-    std::env::var_os(SOCKET).expect("run by `make test-docker`").into()
+/// A variable of `tests/harness/with_docker.py`.
+pub(crate) fn variable(name: &str) -> OsString {
+    let value = std::env::var_os(name);
+    assert!(value.is_some(), "there is no {name}: use `make test-docker`");
+    value.unwrap()
 }
 
-/// Runs Docker's client, Debian's, against the engine of the test run.
-pub(crate) fn client(arguments: &[&str]) -> Output {
-    Command::new("/usr/bin/docker").args(arguments).output().unwrap()
+/// Docker's client, Debian's, for the engine with this socket.
+pub(crate) fn client(socket: &Path) -> Command {
+    let mut client = Command::new("/usr/bin/docker");
+    client.env("DOCKER_HOST", format!("unix://{}", socket.display()));
+    client
 }
 
-/// The same, for a command that has to succeed; what it prints.
-pub(crate) fn docker(arguments: &[&str]) -> String {
-    let output = client(arguments);
+/// Runs it with arguments that have to succeed; what it prints.
+pub(crate) fn docker(socket: &Path, arguments: &[&str]) -> String {
+    let output = client(socket).args(arguments).output().unwrap();
     assert!(output.status.success(), "docker {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
 }
@@ -66,9 +76,15 @@ pub(crate) async fn open(config: &Config) -> Arc<Docker> {
 }
 
 impl Machine {
+    /// On the engine of the test run.
     pub(crate) async fn new() -> Self {
+        Self::on(variable(SOCKET).into()).await
+    }
+
+    /// On the engine with this socket.
+    pub(crate) async fn on(socket: PathBuf) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let config = config(folder.path(), socket());
+        let config = config(folder.path(), socket);
         Self::with(folder, config).await
     }
 
@@ -85,6 +101,45 @@ impl Machine {
 
     pub(crate) fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// The folder of a sandbox.
+    pub(crate) fn folder_of(&self, incarnation: &Incarnation) -> PathBuf {
+        self.config.state.join("run").join(incarnation.to_string())
+    }
+
+    /// Runs Docker's client with arguments that have to succeed; what it prints.
+    pub(crate) fn docker(&self, arguments: &[&str]) -> String {
+        docker(&self.config.socket, arguments)
+    }
+
+    /// The time now, as the engine takes it for its list of events.
+    pub(crate) fn engine_time(&self) -> String {
+        self.docker(&["info", "--format", "{{.SystemTime}}"])
+    }
+
+    /// What selects its containers.
+    pub(crate) fn filter(&self) -> String {
+        format!("label=sandbox-broker.fleet={}", self.config.fleet)
+    }
+
+    /// What the adapter says of a sandbox.
+    pub(crate) async fn listed(&self, incarnation: &Incarnation) -> Option<Container> {
+        let listed = self.engine.list().await.unwrap();
+        listed.into_iter().find(|container| container.incarnation == *incarnation)
+    }
+
+    /// Waits until a sandbox is in this state.
+    pub(crate) async fn settles(&self, incarnation: &Incarnation, state: ContainerState) {
+        let deadline = Instant::now() + TIMEOUT;
+        loop {
+            let found = self.listed(incarnation).await.map(|container| container.state);
+            if found.as_ref() == Some(&state) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{found:?}");
+            tokio::task::yield_now().await;
+        }
     }
 
     /// Creates a sandbox.
@@ -130,7 +185,7 @@ impl Machine {
 
     /// Process 1 of a sandbox, as the machine sees it.
     pub(crate) fn pid(&self, incarnation: &Incarnation) -> i32 {
-        docker(&["inspect", "--format", "{{.State.Pid}}", &name(incarnation)]).parse().unwrap()
+        self.docker(&["inspect", "--format", "{{.State.Pid}}", &name(incarnation)]).parse().unwrap()
     }
 }
 
@@ -169,10 +224,18 @@ impl Subject for Machine {
         let folders = [self.config.state.join("run"), self.config.data.join("workspaces")];
         let files = folders.into_iter().flat_map(|folder| std::fs::read_dir(folder).unwrap().flatten());
         let files = files.map(|entry| entry.path().display().to_string());
-        let label = format!("label=sandbox-broker.fleet={}", self.config.fleet);
-        let containers = docker(&["ps", "--all", "--quiet", "--filter", &label]);
-        let containers: Vec<_> = containers.lines().map(|id| format!("container {id}")).collect();
-        mounts.chain(files).chain(containers).collect()
+        let lines = |kind: &str, text: String| -> Vec<_> {
+            text.lines().map(|line| format!("{kind} {line}")).collect()
+        };
+        let containers =
+            lines("container", self.docker(&["ps", "--all", "--quiet", "--filter", &self.filter()]));
+        let prefix = format!("sbx{}", host::hash_of(&self.config.state));
+        let named = format!("name={prefix}");
+        let networks = lines("network", self.docker(&["network", "ls", "--quiet", "--filter", &named]));
+        let tables = Command::new("nft").args(["list", "tables"]).output().unwrap();
+        let tables = lines("table", String::from_utf8(tables.stdout).unwrap());
+        let tables = tables.into_iter().filter(|table| table.contains(&prefix));
+        mounts.chain(files).chain(containers).chain(networks).chain(tables).collect()
     }
 }
 

@@ -3,7 +3,17 @@
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that fails should panic")]
 
+mod control;
+mod dockerd;
+mod failures;
+mod images;
+mod isolation;
+mod limits;
 mod machine;
+mod networks;
+mod outside;
+mod ports;
+mod registry;
 
 use machine::Machine;
 
