@@ -84,9 +84,9 @@ test-docker: ## Run the tests of the Docker adapter, and killed runners on it, b
 	@tools/nats-server.sh >/dev/null
 	cargo build --workspace --bin broker
 	cargo test --package docker --package tests --features docker/machine,tests/machine --no-run \
-		--test engine --test cycles --test nodes
+		--test engine --test cycles --test hundred --test nodes
 	NATS_SERVER="$$(tools/nats-server.sh)" tests/harness/with_docker.py cargo test --package docker --package tests \
-		--features docker/machine,tests/machine --test engine --test cycles --test nodes $(ARGS)
+		--features docker/machine,tests/machine --test engine --test cycles --test hundred --test nodes $(ARGS)
 
 test-load: ## Let classes of students claim from a real `broker up` (ARGS: smoke stress labs exhaustion, --strict for latencies)
 	@tools/nats-server.sh >/dev/null

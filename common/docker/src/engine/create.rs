@@ -83,6 +83,9 @@ impl Shared {
     ) -> Result<Container, EngineError> {
         spec.check()?;
         self.info.check(spec)?;
+        if spec.user == NO_USER {
+            return Err(EngineError::refused(format!("the user {NO_USER} is kept for the runner")));
+        }
         let call = self.turns.call(&spec.incarnation);
         let _turn = call.turn().await;
         let wanted = Wanted { call: &call, given_up };

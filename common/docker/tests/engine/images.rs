@@ -1,12 +1,10 @@
 //! Images: those that the engine has, those that it fetches, and those that it makes.
 
-use crate::machine::{IMAGE, Machine, TIMEOUT, name};
+use crate::machine::Machine;
 use crate::outside::listener;
 use crate::registry::{Registry, arrives, image, push, registry};
-use ports::engine::{ContainerState, EngineError, Image, Incarnation, PublishedPort};
-use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
-use std::time::Instant;
+use ports::engine::{EngineError, Image, Incarnation};
+use std::net::TcpListener;
 use testkit::engine::suite::{Failure, Subject as _, assert_nothing_left, fresh, remove_all};
 
 async fn create(machine: &Machine, image: &str) -> Result<Incarnation, Failure> {
@@ -155,78 +153,4 @@ async fn image_is_made_of_a_writable_root() -> Result<(), Failure> {
     remove_all(&machine).await?;
     machine.docker(&["rmi", &made]);
     Ok(())
-}
-
-#[tokio::test]
-async fn image_runs_without_supervisor() -> Result<(), Failure> {
-    let machine = Machine::new().await;
-    let id = machine
-        .create(|spec| {
-            spec.image = Image::Reference("nginx:alpine".to_owned());
-            spec.first = Some(Vec::new());
-            spec.ports = vec![PublishedPort { inside: 80, outside: None }];
-        })
-        .await?;
-    let listed = machine.listed(&id).await.unwrap();
-    assert_eq!(listed.state, ContainerState::Running);
-    let get = || -> std::io::Result<String> {
-        let mut stream = TcpStream::connect(listed.endpoints[0].address)?;
-        stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text)?;
-        Ok(text)
-    };
-    let deadline = Instant::now() + TIMEOUT;
-    while !get().is_ok_and(|text| text.ends_with("test image of nginx\n")) {
-        assert!(Instant::now() < deadline);
-        tokio::task::yield_now().await;
-    }
-    // Its rights are those of commands.
-    let status = std::fs::read_to_string(format!("/proc/{}/status", machine.pid(&id)))?;
-    for line in [
-        "Uid:\t1000",
-        "CapPrm:\t0000000000000000",
-        "CapBnd:\t0000000000000000",
-        "NoNewPrivs:\t1",
-        "Seccomp:\t2",
-    ] {
-        assert!(status.contains(line), "{status}");
-    }
-    assert!(machine.engine().usage(&id).await?.memory_bytes.is_some());
-    machine.engine().stop(&id).await?;
-    machine.settles(&id, ContainerState::Stopped).await;
-    machine.engine().start(&id).await?;
-    machine.settles(&id, ContainerState::Running).await;
-    remove_all(&machine).await
-}
-
-#[tokio::test]
-async fn command_runs_without_supervisor() -> Result<(), Failure> {
-    let machine = Machine::new().await;
-    let script = "echo $WORD $(id -u) >/workspace/x; echo written; exec sleep 600";
-    let with = |words: &[&str]| {
-        let first = words.iter().map(|word| (*word).to_owned()).collect();
-        move |spec: &mut ports::engine::ContainerSpec| {
-            spec.first = Some(first);
-            spec.env.insert("WORD".to_owned(), "two words".to_owned());
-        }
-    };
-    let id = machine.create(with(&["sh", "-c", script])).await?;
-    let deadline = Instant::now() + TIMEOUT;
-    while machine.docker(&["logs", &name(&id)]) != "written" {
-        assert!(Instant::now() < deadline);
-        tokio::task::yield_now().await;
-    }
-    assert_eq!(std::fs::read_to_string(machine.folder_of(&id).join("workspace/x"))?, "two words 1000\n");
-    // One that ends at once was started nevertheless, and one that cannot start was not.
-    let ended = machine.create(with(&["true"])).await?;
-    machine.settles(&ended, ContainerState::Exited).await;
-    let missing = machine.create(with(&["/no/such/program"])).await.unwrap_err();
-    assert!(
-        matches!(missing.downcast_ref(), Some(EngineError::Failed { .. } | EngineError::Refused { .. })),
-        "{missing:?}"
-    );
-    assert_eq!(machine.engine().list().await?.len(), 2);
-    assert_eq!(machine.docker(&["inspect", "--format", "{{.Config.Image}}", &name(&id)]), IMAGE);
-    remove_all(&machine).await
 }

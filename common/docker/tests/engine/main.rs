@@ -14,6 +14,7 @@ mod networks;
 mod outside;
 mod ports;
 mod registry;
+mod without_supervisor;
 
 use machine::Machine;
 
