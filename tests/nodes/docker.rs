@@ -1,6 +1,7 @@
 //! The same nodes on Docker, if `tests/harness/with_docker.py` runs the tests: what its engine has for a node.
 
 use crate::node::{Inside, Stored};
+use runtime::settings::{Env as _, ProcessEnv};
 use std::path::Path;
 use std::process::Command;
 
@@ -9,7 +10,7 @@ const CLIENT: &str = "/usr/bin/docker";
 
 /// The socket of the engine; none if nodes run on namespaces.
 pub(crate) fn socket() -> Option<String> {
-    std::env::var("TEST_DOCKER_SOCKET").ok()
+    ProcessEnv.get("TEST_DOCKER_SOCKET")
 }
 
 /// What the client prints; it fails if there is no such container any more.
