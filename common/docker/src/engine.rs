@@ -172,10 +172,12 @@ impl Shared {
             })
             .collect();
         let mut found = Vec::with_capacity(records.len());
-        for record in records {
+        for (record, was_busy) in records {
             let Some((sandbox, incarnation, created_at)) = record.labels() else { continue };
             let summary = of_engine.remove(&incarnation).map(|(_, summary)| summary);
-            let is_created = record.phase == Phase::Creating && self.turns.is_busy(&incarnation);
+            // A creation may have ended since its record was read.
+            let is_created =
+                record.phase == Phase::Creating && (was_busy || self.turns.is_busy(&incarnation));
             let Found { state, command } = if is_created {
                 Found { state: ContainerState::Creating, command: ImageCommand::default() }
             } else {
@@ -201,11 +203,13 @@ impl Shared {
         Ok(found)
     }
 
-    fn records(&self) -> Result<Vec<Record>, EngineError> {
+    /// The record of each sandbox, and whether a call was changing it then.
+    fn records(&self) -> Result<Vec<(Record, bool)>, EngineError> {
         let mut records = Vec::new();
         for incarnation in self.folders.incarnations().map_err(EngineError::unavailable)? {
+            let is_busy = self.turns.is_busy(&incarnation);
             match self.record(&incarnation) {
-                Ok(record) => records.push(record),
+                Ok(record) => records.push((record, is_busy)),
                 // It was removed meanwhile, or nothing is known about it: the next start removes it.
                 Err(EngineError::Gone | EngineError::Failed { .. }) => {}
                 Err(error) => return Err(error),
@@ -266,7 +270,7 @@ impl Shared {
     /// Deletes the networks if no container needs them.
     pub(crate) async fn delete_unused_networks(&self) -> Result<(), EngineError> {
         let _turn = self.networks.turn.lock().await;
-        if self.records()?.iter().any(Record::needs_network) {
+        if self.records()?.iter().any(|(record, _)| record.needs_network()) {
             return Ok(());
         }
         self.networks.delete(&self.client).await

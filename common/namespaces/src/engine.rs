@@ -36,7 +36,12 @@ impl Engine for Namespaces {
         let mut found = Vec::with_capacity(incarnations.len());
         for incarnation in &incarnations {
             match Record::read(self.folders.of(incarnation).path()) {
-                Ok(record) if record.fleet == self.fleet => found.extend(self.container(&record)),
+                Ok(record) if record.fleet == self.fleet => {
+                    // A creation may have ended since its record was read.
+                    let is_over = record.phase == Phase::Creating && !self.turns.is_busy(incarnation);
+                    let latest = if is_over { self.record(incarnation).unwrap_or(record) } else { record };
+                    found.extend(self.container(&latest));
+                }
                 Ok(_) => {}
                 // It was removed meanwhile, or nothing is known about it: the next start removes it.
                 Err(error)
