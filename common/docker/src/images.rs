@@ -7,6 +7,7 @@ use bollard::models::{ContainerConfig, CreateImageInfo, ImageConfig, ImageInspec
 use bollard::query_parameters::{
     CommitContainerOptionsBuilder, CreateImageOptionsBuilder, ListImagesOptionsBuilder,
 };
+use domain::image_policy::ImageReference;
 use futures_util::StreamExt as _;
 use parking_lot::Mutex;
 use ports::engine::{EngineError, ImageCommand, LocalImage, PullProgress};
@@ -15,8 +16,6 @@ use std::sync::Arc;
 
 /// The tag of a name that has none.
 const TAG_DEFAULT: &str = "latest";
-/// Longest name of an image, in bytes, as in templates.
-const NAME_BYTES_MAX: usize = 255;
 
 /// The images that are being fetched.
 #[derive(Debug, Default)]
@@ -162,12 +161,8 @@ impl Drop for Ended<'_> {
 
 /// A name with a tag or digest. Without one, an engine would fetch every tag.
 fn full_name(name: &str) -> Result<String, EngineError> {
-    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-/:@".contains(&byte);
-    let begins_well = name.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric());
-    let has_bad_part = name.split('/').any(|part| part.is_empty() || part.contains(".."));
-    if name.len() > NAME_BYTES_MAX || !begins_well || !name.bytes().all(is_allowed) || has_bad_part {
-        return Err(EngineError::refused(format!("`{name}` is no name of an image, such as `nginx:alpine`")));
-    }
+    ImageReference::parse(name)
+        .map_err(|problem| EngineError::refused(format!("the image `{name}` {problem}")))?;
     let last = name.rsplit('/').next().unwrap_or(name);
     Ok(if last.contains([':', '@']) { name.to_owned() } else { format!("{name}:{TAG_DEFAULT}") })
 }
@@ -204,12 +199,13 @@ mod tests {
             ("nginx", "nginx:latest"),
             ("nginx:alpine", "nginx:alpine"),
             ("localhost:5000/team/app", "localhost:5000/team/app:latest"),
-            ("app@sha256:0123", "app@sha256:0123"),
         ] {
             assert_eq!(full_name(name).unwrap(), expected);
         }
+        let exact = format!("app@sha256:{}", "0".repeat(64));
+        assert_eq!(full_name(&exact).unwrap(), exact);
         for wrong in
-            ["", "-x", "a b", "a?b", "a/../b", "a//b", "a/", "a%2e", "#", &"x".repeat(NAME_BYTES_MAX + 1)]
+            ["", "-x", "a b", "a?b", "a/../b", "a//b", "a/", "a%2e", "#", "app@sha256:0123", &"x".repeat(256)]
         {
             assert!(matches!(full_name(wrong), Err(EngineError::Refused { .. })), "{wrong}");
         }
