@@ -37,8 +37,8 @@ const REMOVAL_SOON: [&str; 2] = ["in progress", "state improper"];
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Status of a call that changes nothing.
 const NOT_MODIFIED: u16 = 304;
-/// Status of a call that is not possible in the present state.
-const CONFLICT: u16 = 409;
+/// What engines say in every state that makes a pause or a resume impossible for a moment.
+const PAUSE_SOON: &str = "paused";
 
 /// What the engine says about a container.
 struct Found {
@@ -75,8 +75,10 @@ impl Engine for Docker {
     async fn attach_network(&self, incarnation: &Incarnation) -> Result<(), EngineError> {
         let call = self.0.turns.call(incarnation);
         let _turn = call.turn().await;
-        let (record, inspected) = self.0.seen(incarnation).await?;
+        let record = self.0.record(incarnation)?;
+        self.0.keep_networks(&record).await?;
         let Some(target) = self.0.networks.of(record.network()) else { return Ok(()) };
+        let (_, inspected) = self.0.seen(incarnation).await?;
         let networks = inspected.network_settings.and_then(|settings| settings.networks).unwrap_or_default();
         if networks.contains_key(&target) {
             return Ok(());
@@ -110,7 +112,11 @@ impl Engine for Docker {
         match state(&record, Some(&inspected)) {
             ContainerState::Running if record.has_supervisor => {}
             ContainerState::Running => {
-                return Ok(exec::connect(self.0.client.get().await?, name(incarnation)));
+                let id = inspected.id.unwrap_or_default();
+                // Without one, every process would seem to be of it.
+                let is_of_machine = !record.has_own_kernel && !id.is_empty();
+                let target = exec::Target { name: name(incarnation), id, is_of_machine };
+                return Ok(exec::connect(self.0.client.get().await?, target));
             }
             state => return Err(not_running(&state)),
         }
@@ -198,7 +204,9 @@ impl Shared {
         });
         // One that was created or removed meanwhile is not one without a folder.
         found.extend(left.filter(|container| {
-            !self.turns.is_busy(&container.incarnation) && self.record(&container.incarnation).is_err()
+            let record = self.record(&container.incarnation);
+            !self.turns.is_busy(&container.incarnation)
+                && matches!(record, Err(EngineError::Gone | EngineError::Failed { .. }))
         }));
         Ok(found)
     }
@@ -251,7 +259,11 @@ impl Shared {
         deleted.map_err(EngineError::unavailable)?.map_err(EngineError::unavailable)?;
         self.ports.release(incarnation);
         let needed_network = is_own && record.map_or(true, |record| record.needs_network());
-        if needed_network { self.delete_unused_networks().await } else { Ok(()) }
+        if let Some(error) = if needed_network { self.delete_unused_networks().await.err() } else { None } {
+            // The container is gone; the next removal, or the next start of the runner, deletes them.
+            tracing::warn!(error = %error, "networks that no container needs cannot be deleted now");
+        }
+        Ok(())
     }
 
     /// Whether the engine has this container, and it is of this runner.
@@ -265,6 +277,15 @@ impl Shared {
         let labels = found.config.and_then(|config| config.labels).unwrap_or_default();
         let Owner { fleet, runner } = &self.owner;
         Ok(labels.get(LABEL_FLEET) == Some(fleet) && labels.get(LABEL_RUNNER) == Some(runner))
+    }
+
+    /// Makes networks and rules anew if something has removed them, such as a restart of the machine's firewall.
+    pub(crate) async fn keep_networks(&self, record: &Record) -> Result<(), EngineError> {
+        if !record.needs_network() {
+            return Ok(());
+        }
+        let _turn = self.networks.turn.lock().await;
+        self.networks.make(&self.client).await
     }
 
     /// Deletes the networks if no container needs them.
@@ -338,8 +359,8 @@ impl Shared {
             engine.unpause_container(&container).await
         };
         done.map_err(|error| match status(&error) {
-            // Pause and resume in quick succession: the state decides, and the caller may repeat.
-            Some(CONFLICT | 500) => EngineError::unavailable(error),
+            // Pause and resume in quick succession: the caller may repeat.
+            Some(_) if error.to_string().contains(PAUSE_SOON) => EngineError::unavailable(error),
             _ => self.client.failed(error),
         })
     }
@@ -393,7 +414,7 @@ enum Seen {
 fn state(record: &Record, inspected: Option<&ContainerInspectResponse>) -> ContainerState {
     use ContainerStateStatusEnum as State;
     let seen = inspected.map(|inspected| match inspected.state.as_ref().and_then(|state| state.status) {
-        Some(State::RUNNING | State::RESTARTING) => Seen::Running,
+        Some(State::RUNNING | State::STOPPING | State::RESTARTING) => Seen::Running,
         Some(State::PAUSED) => Seen::Paused,
         Some(State::EXITED | State::CREATED) => Seen::Ended,
         _ => Seen::Broken,

@@ -6,21 +6,24 @@
 
 use bollard::Docker as Bollard;
 use bollard::container::LogOutput;
+use bollard::errors::Error;
 use bollard::exec::StartExecResults;
 use bollard::models::ExecConfig;
 use futures_util::StreamExt as _;
 use ports::engine::Connection;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::time::Duration;
 use supervisor::frames::{CHUNK_BYTES_MAX, write_chunk, write_message};
 use supervisor::{
-    Call, Chunk, Decoder, End, Ended, Frame, FrameError, Job, JobId, Message, Offsets, Refusal, RefusalCode,
-    Request, Response, Stream, TIMEOUT_GRACE_MS, UID_DEFAULT, Usage, VERSION_MAX,
+    Call, Chunk, Decoder, End, Ended, Frame, FrameError, Job, JobId, Message, Offsets, REASON_CHARS_MAX,
+    Refusal, RefusalCode, Request, Response, Stream, TIMEOUT_GRACE_MS, UID_DEFAULT, Usage, VERSION_MAX,
 };
 use tokio::io::{AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream, ReadHalf, WriteHalf};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 /// Bytes that a connection holds in each direction.
 const CONNECTION_BYTES: usize = 64 * 1024;
@@ -33,8 +36,8 @@ const NOT_EXECUTED: &[u8] = b"OCI runtime exec failed";
 const NOT_EXECUTED_STATUS: [i64; 2] = [126, 127];
 /// The status of a command that a signal has ended, without the number of the signal.
 const SIGNALLED: i64 = 128;
-/// Most characters of the engine's reason.
-const REASON_CHARS_MAX: usize = supervisor::REASON_CHARS_MAX;
+/// First bytes of the output that are kept for that reason.
+const HEAD_BYTES: usize = 1_024;
 
 /// Pause between two attempts to end every process of a command.
 const KILL_PAUSE: Duration = Duration::from_millis(20);
@@ -50,30 +53,49 @@ enum Order {
 /// One connection.
 struct Link {
     engine: Bollard,
-    container: String,
+    container: Target,
     jobs: BTreeMap<JobId, mpsc::Sender<Order>>,
     out: mpsc::Sender<Vec<u8>>,
+}
+
+/// The container of a connection.
+#[derive(Clone)]
+pub(crate) struct Target {
+    pub(crate) name: String,
+    /// Its id, which is part of the names of its control groups.
+    pub(crate) id: String,
+    /// Whether its processes are those of this machine, so that they can be signalled.
+    pub(crate) is_of_machine: bool,
 }
 
 /// A command that runs.
 struct Running {
     engine: Bollard,
+    container: Target,
     exec: String,
-    id: JobId,
-    out: mpsc::Sender<Vec<u8>>,
-    input: Option<Pin<Box<dyn AsyncWrite + Send>>>,
-    output_max_bytes: u64,
-    written: Offsets,
-    truncated: bool,
     /// Why it was ended, if it was.
     cause: Option<End>,
-    kill_at: Option<tokio::time::Instant>,
-    /// The first words of its output, in which the engine says why it was not executed.
+    /// The last signal that a client asked for.
+    signalled: Option<u8>,
+    kill_at: Option<Instant>,
+    /// All its processes when it was ended gently: those that its first one leaves behind are killed.
+    ended: Vec<OwnedFd>,
+}
+
+/// What the output of a command was.
+#[derive(Default)]
+struct Output {
+    written: Offsets,
+    truncated: bool,
+    /// The first words, in which the engine says why it was not executed.
     head: Vec<u8>,
 }
 
+type Input = Pin<Box<dyn AsyncWrite + Send>>;
+type Read = Pin<Box<dyn futures_util::Stream<Item = Result<LogOutput, Error>> + Send>>;
+
 /// A connection on which the engine runs commands in a container.
-pub(crate) fn connect(engine: Bollard, container: String) -> Connection {
+pub(crate) fn connect(engine: Bollard, container: Target) -> Connection {
     let (ours, theirs) = tokio::io::duplex(CONNECTION_BYTES);
     let (reader, writer) = tokio::io::split(theirs);
     let (out, messages) = mpsc::channel(MESSAGES_MAX);
@@ -119,7 +141,7 @@ impl Link {
                     write_message(&Message::Response { seq, response }, &mut message)?;
                     let _ = self.out.send(message).await;
                     if let Some((running, job, orders)) = begun {
-                        tokio::spawn(running.run(job, orders));
+                        tokio::spawn(running.run(job, orders, self.out.clone()));
                     }
                 }
             }
@@ -135,7 +157,11 @@ impl Link {
             Request::Hello { .. } => Response::Welcome { version: VERSION_MAX },
             Request::Start(job) => return self.start(*job),
             // Backpressure is that of the connection.
-            Request::More { .. } | Request::Consumed { .. } | Request::Acknowledge { .. } => Response::Done,
+            Request::More { .. } | Request::Consumed { .. } => Response::Done,
+            Request::Acknowledge { id } => {
+                self.jobs.remove(&id);
+                Response::Done
+            }
             Request::EndStdin { id } => self.order(&id, Order::EndStdin).await,
             Request::Signal { id, signal } => self.order(&id, Order::Signal(signal)).await,
             Request::Kill { id, grace_ms } => {
@@ -168,16 +194,12 @@ impl Link {
         self.jobs.insert(job.id.clone(), orders);
         let running = Running {
             engine: self.engine.clone(),
-            exec: self.container.clone(),
-            id: job.id.clone(),
-            out: self.out.clone(),
-            input: None,
-            output_max_bytes: job.output_max_bytes,
-            written: Offsets::default(),
-            truncated: false,
+            container: self.container.clone(),
+            exec: String::new(),
             cause: None,
+            signalled: None,
             kill_at: None,
-            head: Vec::new(),
+            ended: Vec::new(),
         };
         (Response::Done, Some((running, job, received)))
     }
@@ -186,150 +208,187 @@ impl Link {
 // === impl Running ===
 
 impl Running {
-    async fn run(mut self, job: Job, orders: mpsc::Receiver<Order>) {
-        let began = tokio::time::Instant::now();
-        let end = match self.execute(job, orders).await {
-            Ok(end) => end,
-            Err(error) => End::Crashed(shortened(&error.to_string())),
+    async fn run(mut self, job: Job, orders: mpsc::Receiver<Order>, out: mpsc::Sender<Vec<u8>>) {
+        let (began, id) = (Instant::now(), job.id.clone());
+        let (end, output) = match self.execute(job, orders, &out).await {
+            Ok(ended) => ended,
+            Err(error) => (End::Crashed(shortened(&error.to_string())), Output::default()),
         };
         let wall_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         let usage = Usage { wall_ms, ..Usage::default() };
-        let (id, written, truncated) = (self.id.clone(), self.written, self.truncated);
-        let mut message = Vec::new();
-        if write_message(&Message::Ended(Ended { id, end, usage, written, truncated }), &mut message).is_ok()
-        {
-            let _ = self.out.send(message).await;
-        }
+        let Output { written, truncated, .. } = output;
+        send(&out, &Message::Ended(Ended { id, end, usage, written, truncated })).await;
     }
 
+    /// Input and output have tasks of their own: neither a command that does not read nor a client that does not keeps an order
+    /// or a time-out from being carried out.
     async fn execute(
         &mut self,
         job: Job,
         mut orders: mpsc::Receiver<Order>,
-    ) -> Result<End, bollard::errors::Error> {
-        let timeout = job.timeout_ms.map(|ms| tokio::time::Instant::now() + Duration::from_millis(ms));
-        let created = self.engine.create_exec(&self.exec, config(job)).await?;
-        self.exec = created.id;
-        let StartExecResults::Attached { mut output, input } =
-            self.engine.start_exec(&self.exec, None).await?
+        out: &mpsc::Sender<Vec<u8>>,
+    ) -> Result<(End, Output), Error> {
+        let timeout = job.timeout_ms.map(|ms| Instant::now() + Duration::from_millis(ms));
+        let (id, output_max_bytes) = (job.id.clone(), job.output_max_bytes);
+        self.exec = self.engine.create_exec(&self.container.name, config(job)).await?.id;
+        let StartExecResults::Attached { output, input } = self.engine.start_exec(&self.exec, None).await?
         else {
-            return Ok(End::Crashed("the engine did not attach the command".to_owned()));
+            return Ok((End::Crashed("the engine did not attach the command".to_owned()), Output::default()));
         };
-        self.input = Some(input);
-        loop {
+        let (feed, fed) = mpsc::channel(ORDERS_MAX);
+        let mut feed = Some(feed);
+        let writing = tokio::spawn(write_input(fed, input, out.clone()));
+        let mut passing_on = tokio::spawn(pass_on(output, id, output_max_bytes, out.clone()));
+        let output = loop {
             let next = self.kill_at.into_iter().chain(timeout.filter(|_| self.cause.is_none())).min();
             tokio::select! {
                 biased;
-                read = output.next() => match read {
-                    Some(Ok(LogOutput::StdErr { message })) => self.pass_on(Stream::Stderr, &message).await,
-                    Some(Ok(message)) => self.pass_on(Stream::Stdout, &message.into_bytes()).await,
-                    // The connection ends when nothing of the command holds its output any more.
-                    Some(Err(_)) | None => break,
+                // The connection ends when nothing of the command holds its output any more.
+                output = &mut passing_on => break output.unwrap_or_default(),
+                Some(order) = orders.recv() => match order {
+                    // A client sends no more than a window, for which there is room.
+                    Order::Stdin(chunk) => drop(feed.as_ref().map(|feed| feed.try_send(chunk))),
+                    Order::EndStdin => feed = None,
+                    Order::Signal(number) => {
+                        if let Some(signal) = Signal::from_named_raw(i32::from(number)) {
+                            self.signalled = Some(number);
+                            self.signal(signal).await;
+                        }
+                    }
+                    Order::Kill(grace) => self.end(End::Killed, grace).await,
                 },
-                Some(order) = orders.recv() => self.obey(order).await,
                 () = until(next) => match self.kill_at {
                     Some(_) => self.signal(Signal::KILL).await,
                     None => self.end(End::TimedOut, Duration::from_millis(TIMEOUT_GRACE_MS)).await,
                 },
             }
-        }
+        };
+        self.kill_rest();
+        // Nothing is said of its input after its end.
+        writing.abort();
+        let _ = writing.await;
         let status = self.engine.inspect_exec(&self.exec).await?.exit_code;
-        Ok(self.judge(status))
+        Ok((self.judge(status, &output.head), output))
     }
 
-    fn judge(&mut self, status: Option<i64>) -> End {
-        match (self.cause.take(), status) {
-            (Some(cause), _) => cause,
+    fn judge(&self, status: Option<i64>, head: &[u8]) -> End {
+        let by_signal = |signal: i32| status == Some(SIGNALLED + i64::from(signal));
+        let asked = self.signalled.map(i32::from).filter(|signal| by_signal(*signal));
+        match (&self.cause, status) {
+            (Some(cause), _) => cause.clone(),
             (None, None) => End::Crashed("the engine does not say how it ended".to_owned()),
             (None, Some(status))
-                if NOT_EXECUTED_STATUS.contains(&status) && self.head.starts_with(NOT_EXECUTED) =>
+                if NOT_EXECUTED_STATUS.contains(&status) && head.starts_with(NOT_EXECUTED) =>
             {
-                End::FailedToStart(shortened(String::from_utf8_lossy(&self.head).trim()))
+                End::FailedToStart(shortened(String::from_utf8_lossy(head).trim()))
             }
-            (None, Some(status)) if status == SIGNALLED + i64::from(Signal::KILL.as_raw()) => {
-                End::Signalled(Signal::KILL.as_raw())
+            (None, Some(_)) if by_signal(Signal::KILL.as_raw()) => End::Signalled(Signal::KILL.as_raw()),
+            (None, Some(status)) => {
+                asked.map_or_else(|| End::Exited(i32::try_from(status).unwrap_or(i32::MAX)), End::Signalled)
             }
-            (None, Some(status)) => End::Exited(i32::try_from(status).unwrap_or(i32::MAX)),
-        }
-    }
-
-    async fn obey(&mut self, order: Order) {
-        match order {
-            Order::Stdin(Chunk { id, offset, bytes, .. }) => {
-                let written = offset + bytes.len() as u64;
-                let is_open = match &mut self.input {
-                    Some(input) => input.write_all(&bytes).await.is_ok(),
-                    None => false,
-                };
-                let mut message = Vec::new();
-                if write_message(&Message::Stdin { id, written, is_open }, &mut message).is_ok() {
-                    let _ = self.out.send(message).await;
-                }
-            }
-            Order::EndStdin => {
-                if let Some(mut input) = self.input.take() {
-                    let _ = input.shutdown().await;
-                }
-            }
-            Order::Signal(number) => {
-                if let Some(signal) = Signal::from_named_raw(i32::from(number)) {
-                    self.cause = Some(End::Signalled(i32::from(number)));
-                    self.signal(signal).await;
-                }
-            }
-            Order::Kill(grace) => self.end(End::Killed, grace).await,
         }
     }
 
     /// Ends every process of the command, the first one gently.
     async fn end(&mut self, cause: End, grace: Duration) {
         self.cause.get_or_insert(cause);
-        self.kill_at = Some(tokio::time::Instant::now() + grace);
+        self.kill_at = Some(Instant::now() + grace);
         if !grace.is_zero() {
+            let all = self.first().await.map(family).unwrap_or_default();
+            self.ended = all.into_iter().filter_map(|pid| self.container.process(pid)).collect();
             self.signal(Signal::TERM).await;
         }
     }
 
     /// Signals the command, and with SIGKILL all that it has started: the engine itself can end no command.
     async fn signal(&mut self, signal: Signal) {
-        let inspected = self.engine.inspect_exec(&self.exec).await.ok();
-        let pid = inspected
-            .filter(|exec| exec.running == Some(true))
-            .and_then(|exec| i32::try_from(exec.pid?).ok());
-        let Some(first) = pid.and_then(Pid::from_raw) else {
+        if signal == Signal::KILL {
+            self.kill_rest();
+        }
+        let Some(first) = self.first().await else {
             self.kill_at = None;
             return;
         };
         let all = if signal == Signal::KILL { family(first) } else { vec![first] };
-        for pid in all {
-            let _ = kill_process(pid, signal);
+        for process in all.into_iter().filter_map(|pid| self.container.process(pid)) {
+            // It may have ended meanwhile.
+            let _ = pidfd_send_signal(process, signal);
         }
         if signal == Signal::KILL {
             // Again, if one of them has just started another one.
-            self.kill_at = Some(tokio::time::Instant::now() + KILL_PAUSE);
+            self.kill_at = Some(Instant::now() + KILL_PAUSE);
         }
     }
 
-    async fn pass_on(&mut self, stream: Stream, bytes: &[u8]) {
-        if self.head.len() < NOT_EXECUTED.len() + REASON_CHARS_MAX {
-            self.head.extend_from_slice(bytes);
+    /// Kills what was there when the command was ended gently.
+    fn kill_rest(&mut self) {
+        for process in self.ended.drain(..) {
+            let _ = pidfd_send_signal(process, Signal::KILL);
         }
-        let written =
-            if stream == Stream::Stderr { &mut self.written.stderr } else { &mut self.written.stdout };
+    }
+
+    /// The first process of the command, as this machine sees it, while it runs.
+    async fn first(&self) -> Option<Pid> {
+        let inspected = self.engine.inspect_exec(&self.exec).await.ok()?;
+        let pid = inspected.pid.filter(|_| inspected.running == Some(true) && self.container.is_of_machine)?;
+        Pid::from_raw(i32::try_from(pid).ok()?)
+    }
+}
+
+// === impl Target ===
+
+impl Target {
+    /// A process, if it is one of this container: another one may have its number by now.
+    fn process(&self, pid: Pid) -> Option<OwnedFd> {
+        let process = pidfd_open(pid, PidfdFlags::empty()).ok()?;
+        let groups = std::fs::read_to_string(format!("/proc/{}/cgroup", pid.as_raw_nonzero())).ok()?;
+        groups.contains(&self.id).then_some(process)
+    }
+}
+
+async fn send(out: &mpsc::Sender<Vec<u8>>, message: &Message) {
+    let mut bytes = Vec::new();
+    if write_message(message, &mut bytes).is_ok() {
+        let _ = out.send(bytes).await;
+    }
+}
+
+/// Passes standard input on until its end.
+async fn write_input(mut chunks: mpsc::Receiver<Chunk>, mut input: Input, out: mpsc::Sender<Vec<u8>>) {
+    while let Some(Chunk { id, offset, bytes, .. }) = chunks.recv().await {
+        let written = offset + bytes.len() as u64;
+        let is_open = input.write_all(&bytes).await.is_ok();
+        send(&out, &Message::Stdin { id, written, is_open }).await;
+    }
+    let _ = input.shutdown().await;
+}
+
+/// Passes output on until its end, as far as it is wanted.
+async fn pass_on(mut read: Read, id: JobId, max_bytes: u64, out: mpsc::Sender<Vec<u8>>) -> Output {
+    let mut output = Output::default();
+    while let Some(Ok(part)) = read.next().await {
+        let stream = if matches!(part, LogOutput::StdErr { .. }) { Stream::Stderr } else { Stream::Stdout };
+        let bytes = part.into_bytes();
+        if output.head.len() < HEAD_BYTES {
+            output.head.extend_from_slice(&bytes);
+        }
+        let Offsets { stdout, stderr } = &mut output.written;
+        let written = if stream == Stream::Stderr { stderr } else { stdout };
         for chunk in bytes.chunks(CHUNK_BYTES_MAX) {
-            let kept = usize::try_from(self.output_max_bytes.saturating_sub(*written)).unwrap_or(usize::MAX);
+            let kept = usize::try_from(max_bytes.saturating_sub(*written)).unwrap_or(usize::MAX);
             let kept = chunk.get(..kept.min(chunk.len())).unwrap_or_default();
-            self.truncated |= kept.len() < chunk.len();
+            output.truncated |= kept.len() < chunk.len();
             let mut message = Vec::new();
-            if !kept.is_empty() && write_chunk(&self.id, stream, *written, kept, &mut message).is_ok() {
-                let _ = self.out.send(message).await;
+            if !kept.is_empty() && write_chunk(&id, stream, *written, kept, &mut message).is_ok() {
+                let _ = out.send(message).await;
             }
             *written += chunk.len() as u64;
         }
     }
+    output
 }
 
-async fn until(moment: Option<tokio::time::Instant>) {
+async fn until(moment: Option<Instant>) {
     match moment {
         Some(moment) => tokio::time::sleep_until(moment).await,
         None => std::future::pending().await,

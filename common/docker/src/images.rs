@@ -21,7 +21,17 @@ const TAG_DEFAULT: &str = "latest";
 #[derive(Debug, Default)]
 pub(crate) struct Pulls(Mutex<HashMap<String, Arc<Pull>>>);
 
-/// One image that is being fetched, for everyone who needs it.
+/// What a container is made of.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct FoundImage {
+    /// With its tag or digest.
+    pub(crate) name: String,
+    pub(crate) command: ImageCommand,
+    /// Folders for which the engine would make a place on its disk, without limit.
+    pub(crate) volumes: Vec<String>,
+}
+
+/// One image that is being fetched, shared by concurrent creations.
 #[derive(Debug, Default)]
 struct Pull {
     turn: tokio::sync::Mutex<()>,
@@ -35,14 +45,15 @@ struct Ended<'a>(&'a Pulls, String, Arc<Pull>);
 // === impl Shared ===
 
 impl Shared {
-    /// The image of that name and its command, fetched if the engine lacks it.
-    pub(crate) async fn image(&self, name: &str) -> Result<(String, ImageCommand), EngineError> {
+    /// The image of that name, fetched if the engine lacks it.
+    pub(crate) async fn image(&self, name: &str) -> Result<FoundImage, EngineError> {
         let name = full_name(name)?;
         let found = match self.local_image(&name).await? {
             Some(found) => found,
             None => self.fetch(&name).await?,
         };
-        Ok((name, command(found)))
+        let volumes = found.config.as_ref().and_then(|config| config.volumes.clone()).unwrap_or_default();
+        Ok(FoundImage { name, volumes, command: command(found) })
     }
 
     async fn local_image(&self, name: &str) -> Result<Option<ImageInspect>, EngineError> {

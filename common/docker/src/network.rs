@@ -1,8 +1,7 @@
 //! The three networks of a runner on its engine, and the rules that say what their containers may reach.
 //!
 //! Until its claim, a container that will have a network, or has published ports, is in the closed one: connections come in,
-//! none goes out. The engine separates the networks from each other, the rules the containers of the closed and the open one from
-//! their neighbours. The rules are a table of nftables of this adapter, which containers cannot change without capabilities.
+//! none goes out. Only those of the internal one reach each other. The rules are a table of nftables of this adapter, which containers cannot change without capabilities.
 //! All of it is there only while a container needs it.
 
 use crate::client::Client;
@@ -19,7 +18,8 @@ use tokio::process::Command;
 /// The engine's name for no network.
 pub(crate) const NONE: &str = "none";
 /// Whether rules apply to what is sent between containers of one bridge.
-const BRIDGED: &str = "/proc/sys/net/bridge/bridge-nf-call-iptables";
+const BRIDGED: [&str; 2] =
+    ["/proc/sys/net/bridge/bridge-nf-call-iptables", "/proc/sys/net/bridge/bridge-nf-call-ip6tables"];
 /// Status of the deletion of a network that a running container is in.
 const IN_USE: u16 = 403;
 
@@ -89,9 +89,10 @@ impl Networks {
         if let Err(error) = self.make(client).await {
             return Some(error.to_string());
         }
-        if std::fs::read_to_string(BRIDGED).unwrap_or_default().trim() != "1" {
+        let is_off = |file: &&&str| std::fs::read_to_string(file).unwrap_or_default().trim() != "1";
+        if let Some(file) = BRIDGED.iter().find(is_off) {
             return Some(format!(
-                "rules do not apply to neighbours: load the module `br_netfilter` and set {BRIDGED} to 1"
+                "rules do not apply to neighbours: load the module `br_netfilter` and set {file} to 1"
             ));
         }
         (!client.shares("net").await).then(|| {
@@ -189,7 +190,7 @@ table {table} {{
         ct state established,related accept
         iifname "{closed}" drop
         iifname "{internal}" oifname != "{internal}" drop
-        iifname "{open}" oifname "{open}" drop
+        iifname "{open}" oifname "sbx*" drop
         iifname "{open}" ip daddr {{ {BLOCKED_V4} }} reject with icmpx type no-route
     }}
     chain input {{

@@ -61,6 +61,14 @@ pub enum ProbeError {
         #[source]
         error: EngineError,
     },
+    /// The engine has another view of folders or processes, so that the runner could neither make workspaces nor end commands.
+    #[error(
+        "the engine is in another {kind} namespace: start the runner on the machine of the engine, outside of containers"
+    )]
+    Elsewhere {
+        /// The kind of namespace.
+        kind: &'static str,
+    },
     /// A folder cannot be used.
     #[error("the folder {state} or {data} cannot be used")]
     Folder {
@@ -81,10 +89,14 @@ pub(crate) struct Runtimes(Vec<(Runtime, String)>);
 // === impl Runtimes ===
 
 impl Runtimes {
-    fn of(info: &SystemInfo) -> Self {
+    /// Those of an engine. Podman takes its default, whatever a container asks for, and names more than there are.
+    fn of(info: &SystemInfo, is_podman: bool) -> Self {
         let known = |names: &[&str]| {
-            let runtimes = info.runtimes.as_ref()?;
-            names.iter().find(|name| runtimes.contains_key(**name)).map(|name| (*name).to_owned())
+            let is_there = |name: &str| match is_podman {
+                true => info.default_runtime.as_deref() == Some(name),
+                false => info.runtimes.as_ref().is_some_and(|runtimes| runtimes.contains_key(name)),
+            };
+            names.iter().find(|name| is_there(name)).map(|name| (*name).to_owned())
         };
         Self(RUNTIMES.iter().filter_map(|(runtime, names)| Some((*runtime, known(names)?))).collect())
     }
@@ -121,12 +133,17 @@ impl Docker {
         let found = engine.info().await.map_err(|error| no_engine(client.failed(error)))?;
         let version = engine.version().await.map_err(|error| no_engine(client.failed(error)))?;
         let is_podman = version.components.iter().flatten().any(|part| part.name.contains(PODMAN));
+        for kind in ["mnt", "pid"] {
+            if !client.shares(kind).await {
+                return Err(ProbeError::Elsewhere { kind });
+            }
+        }
         let in_folders = |error| ProbeError::Folder { state: state.clone(), data: data.clone(), error };
         let folders = Folders::open(&state, &data).map_err(in_folders)?;
         folders.write_supervisor(supervisor).map_err(in_folders)?;
         let networks = Networks::new(&host::hash_of(&state));
         let no_network = networks.why_not(&client).await;
-        let runtimes = Runtimes::of(&found);
+        let runtimes = Runtimes::of(&found, is_podman);
         let info = EngineInfo {
             name: if is_podman { "podman" } else { "docker" },
             isolation: Isolation::Container,
@@ -249,8 +266,10 @@ mod tests {
         };
         assert_eq!(features(None), [Feature::DiskLimit, Feature::PidsLimit, Feature::PublishedPorts]);
         assert!(features(Some("not root".to_owned())).contains(&Feature::OpenNetwork));
-        let runtimes = Runtimes::of(&info);
+        let runtimes = Runtimes::of(&info, false);
         assert_eq!(runtimes.name(Runtime::Kata), Some("kata-runtime"));
         assert_eq!((runtimes.name(Runtime::Runc), runtimes.name(Runtime::Runsc)), (Some("runc"), None));
+        let podman = SystemInfo { default_runtime: Some("crun".to_owned()), ..info };
+        assert_eq!(Runtimes::of(&podman, true), Runtimes(vec![(Runtime::Runc, "crun".to_owned())]));
     }
 }

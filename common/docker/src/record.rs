@@ -44,6 +44,8 @@ pub(crate) struct Record {
     pub(crate) ports: Vec<Port>,
     /// Whether the supervisor is process 1.
     pub(crate) has_supervisor: bool,
+    /// Whether it has a kernel of its own.
+    pub(crate) has_own_kernel: bool,
 }
 
 // === impl Record ===
@@ -93,6 +95,7 @@ mod tests {
             network: "open".to_owned(),
             ports: vec![Port { inside: 80, outside: "127.0.0.1:30000".parse().unwrap() }],
             has_supervisor: true,
+            has_own_kernel: false,
         };
         record.write(folder.path()).unwrap();
         let read = Record::read(folder.path()).unwrap();

@@ -1,6 +1,7 @@
 //! What a container is created from, in the words of the engine. Pure, so that a test can read it.
 
 use crate::Owner;
+use crate::images::FoundImage;
 use crate::record::Port;
 use bollard::models::{
     ContainerCreateBody, HealthConfig, HostConfig, HostConfigCgroupnsModeEnum, HostConfigLogConfig, Mount,
@@ -66,11 +67,10 @@ pub(crate) fn name(incarnation: &Incarnation) -> String {
     format!("sandbox-{incarnation}")
 }
 
-/// What a container is created from. `command` is that of its image.
+/// What a container is created from.
 pub(crate) fn body(
     spec: &ContainerSpec,
-    image: String,
-    command: &ImageCommand,
+    image: &FoundImage,
     owner: &Owner,
     view: &View<'_>,
 ) -> ContainerCreateBody {
@@ -89,7 +89,7 @@ pub(crate) fn body(
         }
     };
     ContainerCreateBody {
-        image: Some(image),
+        image: Some(image.name.clone()),
         hostname: Some(id.get(..HOSTNAME_BYTES_MAX).unwrap_or(id).to_owned()),
         user: Some(user),
         env,
@@ -99,8 +99,8 @@ pub(crate) fn body(
         healthcheck: Some(HealthConfig { test: Some(vec!["NONE".to_owned()]), ..HealthConfig::default() }),
         working_dir: spec.first.is_none().then(|| "/".to_owned()),
         exposed_ports: Some(view.ports.iter().map(|port| inside(*port)).collect()),
-        labels: Some(labels(spec, command, owner)),
-        host_config: Some(host_config(spec, view)),
+        labels: Some(labels(spec, &image.command, owner)),
+        host_config: Some(host_config(spec, &image.volumes, view)),
         ..ContainerCreateBody::default()
     }
 }
@@ -112,10 +112,11 @@ fn labels(spec: &ContainerSpec, command: &ImageCommand, owner: &Owner) -> HashMa
         (LABEL_SANDBOX, spec.sandbox.to_string()),
         (LABEL_INCARNATION, spec.incarnation.to_string()),
     ];
-    if spec.first.is_none() {
-        labels.push((LABEL_COMMAND, serde_json::json!(command.parts).to_string()));
-        labels.push((LABEL_FOLDER, command.folder.clone()));
-    }
+    // Those of the image would be taken for ours.
+    let none = ImageCommand::default();
+    let ImageCommand { parts, folder } = if spec.first.is_none() { command } else { &none };
+    labels.push((LABEL_COMMAND, serde_json::json!(parts).to_string()));
+    labels.push((LABEL_FOLDER, folder.clone()));
     labels.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
@@ -126,7 +127,7 @@ pub(crate) fn command_of(labels: &HashMap<String, String>) -> ImageCommand {
     ImageCommand { parts: parts.unwrap_or_default(), folder }
 }
 
-fn host_config(spec: &ContainerSpec, view: &View<'_>) -> HostConfig {
+fn host_config(spec: &ContainerSpec, volumes: &[String], view: &View<'_>) -> HostConfig {
     let Limits { cpu_milli, memory_bytes, pids, disk_bytes: _, tmp_bytes, file_bytes, files } = spec.limits;
     let has_supervisor = spec.first.is_none();
     let tmpfs = |mode: &str| format!("rw,exec,nosuid,nodev,size={tmp_bytes},mode={mode}");
@@ -160,7 +161,11 @@ fn host_config(spec: &ContainerSpec, view: &View<'_>) -> HostConfig {
         security_opt: Some(vec!["no-new-privileges:true".to_owned()]),
         readonly_rootfs: Some(spec.read_only_root),
         tmpfs: Some(
-            [("/tmp", "1777"), ("/run", run_mode)].map(|(path, mode)| (path.to_owned(), tmpfs(mode))).into(),
+            [("/tmp", "1777"), ("/run", run_mode)]
+                .into_iter()
+                .chain(volumes.iter().filter(|path| is_further(path)).map(|path| (path.as_str(), "1777")))
+                .map(|(path, mode)| (path.to_owned(), tmpfs(mode)))
+                .collect(),
         ),
         shm_size: Some(signed(tmp_bytes)),
         mounts: Some(mounts),
@@ -179,6 +184,14 @@ fn host_config(spec: &ContainerSpec, view: &View<'_>) -> HostConfig {
         }),
         ..HostConfig::default()
     }
+}
+
+/// Whether a folder that an image declares as a volume is none that every container has.
+fn is_further(path: &str) -> bool {
+    let own = ["/tmp", "/run", "/dev", "/proc", "/sys", WORKSPACE];
+    let is_below =
+        |own: &&str| path.strip_prefix(*own).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    path.starts_with('/') && path != "/" && !path.contains([':', ',']) && !own.iter().any(is_below)
 }
 
 fn owned((name, value): (&str, &str)) -> (String, String) {
@@ -214,6 +227,8 @@ mod tests {
         let mut spec = ContainerSpec::new(id, Incarnation::new(uuid::Uuid::nil()), image);
         change(&mut spec);
         let command = ImageCommand { parts: vec!["nginx".to_owned()], folder: "/srv".to_owned() };
+        let volumes = ["/data", "/workspace/x", "/tmp", "relative", "/"].map(str::to_owned).to_vec();
+        let image = FoundImage { name: "nginx:alpine".to_owned(), command, volumes };
         let owner = Owner { fleet: "f".to_owned(), runner: "/run/r".to_owned() };
         let ports = [Port { inside: 80, outside: "127.0.0.1:30000".parse().unwrap() }];
         let view = View {
@@ -225,7 +240,7 @@ mod tests {
             runtime: Some("runsc"),
             user_processes: None,
         };
-        body(&spec, "nginx:alpine".to_owned(), &command, &owner, &view)
+        body(&spec, &image, &owner, &view)
     }
 
     #[test]
@@ -242,6 +257,10 @@ mod tests {
         assert_eq!(host.runtime.as_deref(), Some("runsc"));
         let targets: Vec<_> = host.mounts.unwrap().into_iter().filter_map(|mount| mount.target).collect();
         assert_eq!(targets, ["/workspace", "/run/supervisor", "/run/control"]);
+        let tmpfs = host.tmpfs.unwrap();
+        let mut memory: Vec<_> = tmpfs.keys().map(String::as_str).collect();
+        memory.sort_unstable();
+        assert_eq!(memory, ["/data", "/run", "/tmp"], "volumes of images are limited");
         let open = made(|spec| spec.network = Network::Open).host_config.unwrap();
         assert_eq!(open.dns, None);
     }

@@ -1,7 +1,7 @@
 //! Which containers this node does not have: the fleet asks, because records outlive the containers of a machine that restarts.
 
-use crate::Node;
 use crate::node_requests::unavailable;
+use crate::{Node, within};
 use contract::nodes::{
     HeldContainer, IMAGES_MAX, INVENTORY_MAX, IdleContainer, InventoryReply, InventoryRequest, NodeImage,
     NodeLoad,
@@ -12,6 +12,12 @@ use ports::bus::Request;
 use ports::engine::{ContainerState, Incarnation, LocalImage};
 use runtime::requests::{decode, parse_incarnation};
 use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Time-out of the list of images, which is for people: a node whose engine is slow shows its load without it.
+const IMAGES_TIMEOUT: Duration = Duration::from_millis(300);
+/// Most bytes of the names of images: a page of nodes is one message.
+const IMAGES_BYTES_MAX: usize = 2_048;
 
 // === impl Node ===
 
@@ -75,9 +81,14 @@ impl Node {
 
     /// The images of the engine, those that are fetched first. Without an answer there is nothing to show.
     async fn images(&self) -> Vec<NodeImage> {
-        let mut images = self.engine.images().await.unwrap_or_default();
+        let images = within(self.clock.as_ref(), IMAGES_TIMEOUT, self.engine.images()).await;
+        let mut images = images.and_then(Result::ok).unwrap_or_default();
         images.sort_by_key(|image| image.pull.is_none());
-        let shown = images.into_iter().take(IMAGES_MAX);
+        let mut bytes = 0;
+        let shown = images.into_iter().take(IMAGES_MAX).take_while(|image| {
+            bytes += image.name.len();
+            bytes <= IMAGES_BYTES_MAX
+        });
         shown
             .map(|LocalImage { name, bytes, pull }| NodeImage {
                 name,

@@ -161,6 +161,10 @@ impl Node {
         };
         let ready = match attached {
             Ok(()) => self.make_ready(&container, &wanted.template, &env.unwrap_or_default()).await,
+            Err(error @ EngineError::Unavailable { .. }) => {
+                self.discard(&creating.incarnation(), Removal::Failed).await;
+                return Err(self.unavailable(&wanted.id, &error));
+            }
             Err(error) => Err(format!("it cannot be attached to its network: {error}")),
         };
         match ready {
@@ -212,9 +216,9 @@ impl Node {
         // An id that is no UUID would be a mistake of this process.
         let incarnation = Incarnation::parse(&self.random.fresh_id())
             .map_err(|problem| Failure::counted(format!("a fresh id {problem}")))?;
-        let spec = container_spec(template, image, id.clone(), incarnation);
         let lane = ProvisionLane { priority: work.priority(), pool: pool.clone() };
         let entry = Entry::of(id.clone(), template).leased(lease.clone());
+        let spec = container_spec(template, image, id.clone(), incarnation, entry.env_of_commands());
         let Some(creating) = self.containers.begin(&lane, incarnation, entry) else {
             return Err(Failure::put_off("full"));
         };

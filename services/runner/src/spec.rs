@@ -5,6 +5,7 @@ use domain::{SandboxId, TemplateSpec};
 use ports::engine::{
     ContainerSpec, EngineInfo, Feature, Image, Incarnation, Limits, PublishedPort, Workspace,
 };
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Where engines put the workspace.
@@ -16,12 +17,13 @@ const WORKSPACE_IN_MEMORY_MB_MAX: u32 = 64;
 const ARCHIVE: &str = "tar";
 const MIB: u64 = 1_024 * 1_024;
 
-/// What a container of a template is created from. Its image has to be on this node.
+/// What a container of a template is created from, with this environment. Its image has to be on this node, or at its engine.
 pub(crate) fn container_spec(
     template: &TemplateSpec,
     image: Image,
     sandbox: SandboxId,
     incarnation: Incarnation,
+    env: BTreeMap<String, String>,
 ) -> ContainerSpec {
     let (disk_bytes, tmp_bytes) = (bytes(template.workspace_mb), bytes(template.tmpfs_mb));
     let is_small = template.workspace_mb <= WORKSPACE_IN_MEMORY_MB_MAX
@@ -41,7 +43,7 @@ pub(crate) fn container_spec(
         user: template.user,
         network: template.network,
         ports: template.ports.iter().map(|port| PublishedPort { inside: *port, outside: None }).collect(),
-        env: template.env.clone(),
+        env,
         workspace: if is_small { Workspace::Memory } else { Workspace::Disk },
         runtime: template.runtime,
         first: (!template.has_supervisor).then(|| template.command.clone()),
@@ -87,6 +89,12 @@ pub(crate) fn why_not(template: &TemplateSpec, engine: &EngineInfo) -> Option<St
     }
     if template.is_untrusted && !template.runtime.is_some_and(Runtime::has_own_kernel) {
         return Some(format!("the engine {name} runs untrusted code only in `runsc` or `kata`"));
+    }
+    if template.has_supervisor && template.runtime.is_some_and(Runtime::has_own_kernel) {
+        // Its socket is a file of the node.
+        return Some(
+            "the supervisor cannot be reached in `runsc` and `kata`: set supervisor to false".to_owned(),
+        );
     }
     if !template.has_supervisor && template.isolation == Isolation::Process {
         return Some(format!("the engine {name} needs a supervisor"));

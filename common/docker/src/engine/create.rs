@@ -3,8 +3,10 @@
 use super::{control, not_running, peer, socket, state};
 use crate::Shared;
 use crate::failure::is_port_conflict;
+use crate::images::FoundImage;
 use crate::record::{Phase, Port, Record};
 use crate::spec::{View, body, name};
+use bollard::errors::Error;
 use bollard::query_parameters::{
     CreateContainerOptionsBuilder, LogsOptionsBuilder, WaitContainerOptionsBuilder,
 };
@@ -12,12 +14,13 @@ use futures_util::StreamExt as _;
 use host::folders::{Own, make_private};
 use host::{LOOK_PAUSE, of_io};
 use ports::engine::{
-    Container, ContainerSpec, ContainerState, EngineError, Image, ImageCommand, Incarnation, Network,
-    PublishedPort, Workspace,
+    Container, ContainerSpec, ContainerState, EngineError, Image, Incarnation, Network, PublishedPort,
+    Runtime, Workspace,
 };
 use std::collections::HashSet;
 use std::io;
 use std::net::{SocketAddrV4, TcpListener};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::Duration;
 use supervisor::Client;
@@ -99,7 +102,7 @@ impl Shared {
                 "this engine has images of its own; name one, such as `nginx:alpine`",
             ));
         };
-        let (image, command) = wanted.step(self.image(image)).await?;
+        let image = wanted.step(self.image(image)).await?;
         wanted.check()?;
         let own = self.folders.of(&spec.incarnation);
         own.create().map_err(of_io)?;
@@ -111,8 +114,9 @@ impl Shared {
             network: <&str>::from(spec.network).to_owned(),
             ports: Vec::new(),
             has_supervisor: spec.first.is_none(),
+            has_own_kernel: spec.runtime.is_some_and(Runtime::has_own_kernel),
         };
-        let made = self.make(spec, &own, &mut record, &image, &command, &wanted).await;
+        let made = self.make(spec, &own, &mut record, &image, &wanted).await;
         match made {
             Ok(()) => {
                 record.phase = Phase::Running;
@@ -147,8 +151,7 @@ impl Shared {
         spec: &ContainerSpec,
         own: &Own,
         record: &mut Record,
-        image: &str,
-        command: &ImageCommand,
+        image: &FoundImage,
         wanted: &Wanted<'_>,
     ) -> Result<(), EngineError> {
         record.write(own.path()).map_err(of_io)?;
@@ -162,11 +165,8 @@ impl Shared {
         for attempt in 1.. {
             record.ports = self.reserve(&spec.incarnation, &spec.ports, &refused)?;
             record.write(own.path()).map_err(of_io)?;
-            if needs_network {
-                // From now on the record keeps them.
-                let _turn = self.networks.turn.lock().await;
-                self.networks.make(&self.client).await?;
-            }
+            // From now on the record keeps them.
+            self.keep_networks(record).await?;
             let view = View {
                 supervisor: &self.folders.supervisor(),
                 control: &control(own),
@@ -176,14 +176,14 @@ impl Shared {
                 runtime: spec.runtime.and_then(|runtime| self.runtimes.name(runtime)),
                 user_processes: self.user_processes,
             };
-            let body = body(spec, image.to_owned(), command, &self.owner, &view);
+            let body = body(spec, image, &self.owner, &view);
             let container = name(&spec.incarnation);
             let options = CreateContainerOptionsBuilder::new().name(&container).build();
             let created = engine.create_container(Some(options), body).await;
             created.map_err(|error| match self.client.failed(error) {
                 // It was there a moment ago.
                 EngineError::Gone => {
-                    EngineError::unavailable(format!("the image `{image}` was removed meanwhile"))
+                    EngineError::unavailable(format!("the image `{}` was removed meanwhile", image.name))
                 }
                 error => error,
             })?;
@@ -258,7 +258,7 @@ impl Shared {
             if is_in_memory && !pid.is_some_and(sees_memory) {
                 let reason = "the engine does not see the folders that the runner makes in memory; \
                               start the runner in the mount namespace of the engine";
-                return Err(EngineError::refused(reason));
+                return Err(EngineError::unavailable(reason));
             }
             Ok(())
         };
@@ -266,7 +266,13 @@ impl Shared {
             tokio::select! {
                 biased;
                 answered = answered => answered,
-                _ = ended.next() => Err(EngineError::failed(format!("it ended: {}", self.complaint(container).await))),
+                ended = ended.next() => Err(match ended {
+                    Some(Ok(_) | Err(Error::DockerContainerWaitError { .. })) => {
+                        EngineError::failed(format!("it ended: {}", self.complaint(container).await))
+                    }
+                    Some(Err(error)) => self.client.failed(error),
+                    None => EngineError::unavailable("the engine has ended"),
+                }),
             }
         });
         ready
@@ -289,26 +295,46 @@ impl Shared {
 
     pub(super) async fn start_container(&self, incarnation: &Incarnation) -> Result<(), EngineError> {
         let (mut record, inspected) = self.seen(incarnation).await?;
+        let own = self.folders.of(incarnation);
+        let container = name(incarnation);
         match state(&record, Some(&inspected)) {
-            ContainerState::Running => return Ok(()),
+            ContainerState::Running if record.phase == Phase::Running && !is_of_supervisor(&own) => {
+                return Ok(());
+            }
+            // A former start was interrupted before its end.
+            ContainerState::Running => return self.finish_start(&own, &container, &mut record).await,
             ContainerState::Stopped | ContainerState::Exited => {}
             state => return Err(not_running(&state)),
         }
-        let own = self.folders.of(incarnation);
-        let container = name(incarnation);
+        self.keep_networks(&record).await?;
         if record.has_supervisor {
             // That of the former process; nothing listens there.
             let _ = std::fs::remove_file(socket(&own));
             give(&control(&own), SUPERVISOR_USER).map_err(of_io)?;
         }
         let started = self.client.get().await?.start_container(&container, None).await;
-        started.map_err(|error| self.client.failed(error))?;
+        started.map_err(|error| match self.client.failed(error) {
+            // It was there a moment ago: something else that it needs is missing.
+            EngineError::Gone => {
+                EngineError::unavailable("a network or a folder of it is missing; repeat the start")
+            }
+            error => error,
+        })?;
+        self.finish_start(&own, &container, &mut record).await
+    }
+
+    async fn finish_start(&self, own: &Own, container: &str, record: &mut Record) -> Result<(), EngineError> {
         if record.has_supervisor {
-            self.ready(&own, &container, false).await?;
+            self.ready(own, container, false).await?;
         }
         record.phase = Phase::Running;
         record.write(own.path()).map_err(of_io)
     }
+}
+
+/// Whether the folder of the socket still belongs to the supervisor.
+fn is_of_supervisor(own: &Own) -> bool {
+    std::fs::metadata(control(own)).is_ok_and(|found| found.uid() == SUPERVISOR_USER)
 }
 
 /// Gives a folder to this user, and its group.

@@ -1,6 +1,6 @@
 //! Images: those that the engine has, those that it fetches, and those that it makes.
 
-use crate::machine::Machine;
+use crate::machine::{IMAGE, Machine};
 use crate::outside::listener;
 use crate::registry::{Registry, arrives, image, push, registry};
 use ports::engine::{EngineError, Image, Incarnation};
@@ -152,5 +152,25 @@ async fn image_is_made_of_a_writable_root() -> Result<(), Failure> {
     machine.docker(&["rm", &foreign]);
     remove_all(&machine).await?;
     machine.docker(&["rmi", &made]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn volumes_of_an_image_are_limited() -> Result<(), Failure> {
+    let machine = Machine::new().await;
+    let (source, image) = (format!("source-{}", fresh()), format!("volume/{}:1", fresh()));
+    machine.docker(&["create", "--name", &source, IMAGE]);
+    machine.docker(&["commit", "--change", "VOLUME /data", &source, &image]);
+    machine.docker(&["rm", &source]);
+    let id = create(&machine, &image).await?;
+    let written = "dd if=/dev/zero of=/data/x bs=64k count=1000 2>/dev/null; cat /data/x | wc -c";
+    assert_eq!(
+        machine.text(&id, written).await?,
+        (4 * 1024 * 1024).to_string(),
+        "the size of folders in memory"
+    );
+    assert_eq!(machine.docker(&["volume", "ls", "--quiet"]), "");
+    remove_all(&machine).await?;
+    machine.docker(&["rmi", &image]);
     Ok(())
 }

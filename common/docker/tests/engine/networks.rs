@@ -39,6 +39,13 @@ async fn open_network_reaches_the_outside_and_no_metadata() -> Result<(), Failur
         assert!(!reaches(&machine, &id, &listener).await?, "{address}");
     }
     assert!(reaches(&machine, &id, &outside).await?);
+    // A firewall that was restarted has no rules any more; every look of the runner at a leased container makes them again.
+    let table = format!("sbx{}", host::hash_of(&machine.config().state));
+    let deleted = std::process::Command::new("nft").args(["delete", "table", "inet", &table]).status()?;
+    assert!(deleted.success());
+    let metadata = listen_outside(METADATA[0]);
+    machine.engine().attach_network(&id).await?;
+    assert!(!reaches(&machine, &id, &metadata).await? && reaches(&machine, &id, &outside).await?);
     Ok(())
 }
 

@@ -63,6 +63,31 @@ async fn commands_are_run_by_the_engine() -> Result<(), Failure> {
     remove_all(&machine).await
 }
 
+/// Neither a command that does not read its input nor one that writes first is in the way of what its client asks.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn input_and_output_wait_for_themselves_only() -> Result<(), Failure> {
+    let machine = Machine::new().await;
+    let id = sleeping(&machine).await?;
+    let client = Client::connect(machine.engine().connect(&id).await?).await?;
+    let bytes = vec![b'x'; 1_000_000];
+    let mut deaf = job("exec sleep 44444")?;
+    deaf.timeout_ms = Some(300);
+    let ended = tokio::time::timeout(TIMEOUT, client.run(deaf, &bytes)).await?;
+    assert_eq!(ended?.ended.end, End::TimedOut);
+    let first = job("head -c 1000000 /dev/zero; cat | wc -c >&2")?;
+    let ended = tokio::time::timeout(TIMEOUT, client.run(first, &bytes)).await??;
+    assert_eq!((ended.stdout.len(), ended.stderr.as_slice()), (1_000_000, &b"1000000\n"[..]));
+    // The command handled the signal; its status counts.
+    let handled = job("trap 'exit 4' USR1; echo begun; while :; do sleep 0.1; done")?;
+    let handled_id = handled.id.clone();
+    let mut attached = client.start(handled).await?;
+    assert!(matches!(attached.next().await?, Some(JobEvent::Output(_))));
+    client.signal(&handled_id, 10).await?;
+    let Some(JobEvent::Ended(ended)) = attached.next().await? else { panic!("it ends") };
+    assert_eq!(ended.end, End::Exited(4));
+    remove_all(&machine).await
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn commands_are_ended_from_outside() -> Result<(), Failure> {
     let machine = Machine::new().await;
@@ -71,6 +96,11 @@ async fn commands_are_ended_from_outside() -> Result<(), Failure> {
     late.timeout_ms = Some(200);
     assert_eq!(run(&machine, &id, late).await?.ended.end, End::TimedOut);
     ends(&machine, &id, "11111").await;
+    // What its first process leaves behind when it obeys ends too.
+    let mut late = job("sleep 55555 & sleep 55555; true")?;
+    late.timeout_ms = Some(200);
+    assert_eq!(run(&machine, &id, late).await?.ended.end, End::TimedOut);
+    ends(&machine, &id, "55555").await;
 
     let client = Client::connect(machine.engine().connect(&id).await?).await?;
     for (expected, signal) in [(End::Killed, None), (End::Signalled(15), Some(15))] {

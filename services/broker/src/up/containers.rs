@@ -20,6 +20,8 @@ use tokio_util::sync::CancellationToken;
 pub(super) const POOL: &str = "shell";
 /// The node on Docker.
 const DOCKER_NODE: &str = "docker";
+/// Time-out of the first calls to Docker: a fleet does not wait for an engine that hangs.
+const DOCKER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Free containers of the pool.
 const WARM: u32 = 3;
 /// Where the system keeps what ends with it.
@@ -92,25 +94,59 @@ pub(super) async fn probe(configs: &Configs, count: u16, shared: &Shared) -> any
     if count == 0 {
         return Ok(Nodes::Off);
     }
-    let has_socket = configs.node.socket.exists();
-    let names = (1..=count).map(|number| (EngineKind::Namespaces, format!("node-{number}")));
-    let names = names.chain(has_socket.then(|| (EngineKind::Docker, DOCKER_NODE.to_owned())));
     let (mut nodes, mut problem) = (Vec::new(), None);
-    for (engine, name) in names {
-        let name = NodeId::parse(&name).context("no name for a node")?;
-        let config = NodeConfig { engine, ..configs.node.part(name, count + u16::from(has_socket)) };
-        let prefix = configs.backends.nats.subjects.prefix();
-        match config.probe(prefix, Arc::clone(&shared.clock)).await {
-            Ok(engine) => nodes.push((config, engine)),
-            Err(NodeError::Engine(reason)) => {
-                let (name, reason) = (<&str>::from(engine), Chain(&reason).to_string());
-                tracing::warn!(engine = name, "no containers of the engine {name} on this machine: {reason}");
-                problem.get_or_insert(reason);
-            }
-            Err(NodeError::Other(error)) => return Err(error),
-        }
+    if configs.node.socket.exists() {
+        let tried = try_node(configs, EngineKind::Docker, DOCKER_NODE, count.saturating_add(1), shared);
+        let tried = tokio::time::timeout(DOCKER_TIMEOUT, tried).await;
+        note(
+            EngineKind::Docker,
+            tried.unwrap_or_else(|_| Ok(Err("it does not answer".to_owned())))?,
+            &mut nodes,
+            &mut problem,
+        );
+    }
+    // An engine that cannot be used takes no share.
+    let total = count.saturating_add(u16::try_from(nodes.len()).unwrap_or_default());
+    for number in 1..=count {
+        let tried =
+            try_node(configs, EngineKind::Namespaces, &format!("node-{number}"), total, shared).await?;
+        note(EngineKind::Namespaces, tried, &mut nodes, &mut problem);
     }
     Ok(problem.filter(|_| nodes.is_empty()).map_or(Nodes::On(nodes), Nodes::Unavailable))
+}
+
+/// One of `total` nodes, or why the machine cannot run it.
+async fn try_node(
+    configs: &Configs,
+    engine: EngineKind,
+    name: &str,
+    total: u16,
+    shared: &Shared,
+) -> anyhow::Result<Result<(NodeConfig, Arc<dyn Engine>), String>> {
+    let name = NodeId::parse(name).context("no name for a node")?;
+    let config = NodeConfig { engine, ..configs.node.part(name, total) };
+    match config.probe(configs.backends.nats.subjects.prefix(), Arc::clone(&shared.clock)).await {
+        Ok(engine) => Ok(Ok((config, engine))),
+        Err(NodeError::Engine(reason)) => Ok(Err(Chain(&reason).to_string())),
+        Err(NodeError::Other(error)) => Err(error),
+    }
+}
+
+/// Adds a node, or logs why there is none; the first reason is kept.
+fn note(
+    engine: EngineKind,
+    tried: Result<(NodeConfig, Arc<dyn Engine>), String>,
+    nodes: &mut Vec<(NodeConfig, Arc<dyn Engine>)>,
+    problem: &mut Option<String>,
+) {
+    match tried {
+        Ok(node) => nodes.push(node),
+        Err(reason) => {
+            let name = <&str>::from(engine);
+            tracing::warn!(engine = name, "no containers of the engine {name} on this machine: {reason}");
+            problem.get_or_insert(reason);
+        }
+    }
 }
 
 /// Starts the nodes, and writes the template of their pool.

@@ -11,7 +11,13 @@ fn template() -> TemplateSpec {
 
 fn created_from(template: &TemplateSpec) -> ContainerSpec {
     let incarnation = Incarnation::parse("0198c0de-0000-7000-8000-000000000001").unwrap();
-    container_spec(template, Image::Host, SandboxId::parse("ctr_1").unwrap(), incarnation)
+    container_spec(
+        template,
+        Image::Host,
+        SandboxId::parse("ctr_1").unwrap(),
+        incarnation,
+        template.env.clone(),
+    )
 }
 
 #[test]
@@ -123,8 +129,12 @@ fn an_engine_for_containers_has_runtimes_and_leaves_out_the_supervisor() {
     };
     assert_eq!(container(|_| {}), None);
     assert_eq!(container(|template| template.has_supervisor = false), None);
-    assert_eq!(container(|template| template.runtime = Some(Runtime::Runsc)), None);
-    let untrusted = |runtime| TemplateSpec { isolation, runtime, is_untrusted: true, ..template() };
+    let own_kernel = |template: &mut TemplateSpec| template.runtime = Some(Runtime::Runsc);
+    assert!(container(own_kernel).unwrap().contains("set supervisor to false"));
+    let untrusted = |runtime| {
+        let has_supervisor = false;
+        TemplateSpec { isolation, runtime, is_untrusted: true, has_supervisor, ..template() }
+    };
     assert_eq!(why_not(&untrusted(Some(Runtime::Runsc)), &engine), None);
     for weak in [None, Some(Runtime::Runc)] {
         let reason = why_not(&untrusted(weak), &engine).unwrap();
