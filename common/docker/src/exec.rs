@@ -15,20 +15,24 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 use supervisor::frames::{CHUNK_BYTES_MAX, write_chunk, write_message};
 use supervisor::{
-    Call, Chunk, Decoder, End, Ended, Frame, FrameError, Job, JobId, Message, Offsets, REASON_CHARS_MAX,
-    Refusal, RefusalCode, Request, Response, Stream, TIMEOUT_GRACE_MS, UID_DEFAULT, Usage, VERSION_MAX,
+    ATTACH_WINDOW_FRAMES, Call, Chunk, Decoder, End, Ended, Frame, FrameError, Job, JobId, Message, Offsets,
+    REASON_CHARS_MAX, Refusal, RefusalCode, Request, Response, Stream, TIMEOUT_GRACE_MS, UID_DEFAULT, Usage,
+    VERSION_MAX,
 };
 use tokio::io::{AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream, ReadHalf, WriteHalf};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 
 /// Bytes that a connection holds in each direction.
 const CONNECTION_BYTES: usize = 64 * 1024;
 /// Messages that wait for a slow reader; then the command waits.
 const MESSAGES_MAX: usize = 8;
+/// Frames of output that a client takes before it says that it takes more.
+const WINDOW_FRAMES: usize = ATTACH_WINDOW_FRAMES as usize;
 /// Orders that wait for a command: those of standard input are limited by the client's window.
 const ORDERS_MAX: usize = 64;
 /// How the engine says that it cannot execute a command, and with which status.
@@ -54,8 +58,15 @@ enum Order {
 struct Link {
     engine: Bollard,
     container: Target,
-    jobs: BTreeMap<JobId, mpsc::Sender<Order>>,
+    jobs: BTreeMap<JobId, Started>,
     out: mpsc::Sender<Vec<u8>>,
+}
+
+/// How a command that was started is reached.
+struct Started {
+    orders: mpsc::Sender<Order>,
+    /// Frames of output that the client still takes.
+    window: Arc<Semaphore>,
 }
 
 /// The container of a connection.
@@ -73,6 +84,7 @@ struct Running {
     engine: Bollard,
     container: Target,
     exec: String,
+    window: Arc<Semaphore>,
     /// Why it was ended, if it was.
     cause: Option<End>,
     /// The last signal that a client asked for.
@@ -157,7 +169,13 @@ impl Link {
             Request::Hello { .. } => Response::Welcome { version: VERSION_MAX },
             Request::Start(job) => return self.start(*job),
             // Backpressure is that of the connection.
-            Request::More { .. } | Request::Consumed { .. } => Response::Done,
+            Request::More { id, frames } => {
+                if let Some(job) = self.jobs.get(&id) {
+                    job.window.add_permits(usize::try_from(frames).unwrap_or_default().min(WINDOW_FRAMES));
+                }
+                Response::Done
+            }
+            Request::Consumed { .. } => Response::Done,
             Request::Acknowledge { id } => {
                 self.jobs.remove(&id);
                 Response::Done
@@ -176,7 +194,7 @@ impl Link {
     async fn order(&self, id: &JobId, order: Order) -> Response {
         match self.jobs.get(id) {
             None => refused(RefusalCode::NotFound, "there is no such job"),
-            Some(job) => match job.send(order).await {
+            Some(job) => match job.orders.send(order).await {
                 Ok(()) => Response::Done,
                 Err(_) => refused(RefusalCode::Ended, "the job has ended"),
             },
@@ -191,11 +209,13 @@ impl Link {
             return (refused(RefusalCode::Exists, "there is a job with this id"), None);
         }
         let (orders, received) = mpsc::channel(ORDERS_MAX);
-        self.jobs.insert(job.id.clone(), orders);
+        let window = Arc::new(Semaphore::new(WINDOW_FRAMES));
+        self.jobs.insert(job.id.clone(), Started { orders, window: Arc::clone(&window) });
         let running = Running {
             engine: self.engine.clone(),
             container: self.container.clone(),
             exec: String::new(),
+            window,
             cause: None,
             signalled: None,
             kill_at: None,
@@ -229,7 +249,7 @@ impl Running {
         out: &mpsc::Sender<Vec<u8>>,
     ) -> Result<(End, Output), Error> {
         let timeout = job.timeout_ms.map(|ms| Instant::now() + Duration::from_millis(ms));
-        let (id, output_max_bytes) = (job.id.clone(), job.output_max_bytes);
+        let (id, stdin_of, output_max_bytes) = (job.id.clone(), job.id.clone(), job.output_max_bytes);
         self.exec = self.engine.create_exec(&self.container.name, config(job)).await?.id;
         let StartExecResults::Attached { output, input } = self.engine.start_exec(&self.exec, None).await?
         else {
@@ -238,13 +258,15 @@ impl Running {
         let (feed, fed) = mpsc::channel(ORDERS_MAX);
         let mut feed = Some(feed);
         let writing = tokio::spawn(write_input(fed, input, out.clone()));
-        let mut passing_on = tokio::spawn(pass_on(output, id, output_max_bytes, out.clone()));
+        let (kept, queue) = mpsc::unbounded_channel();
+        let sending = tokio::spawn(send_output(queue, Arc::clone(&self.window), out.clone()));
+        let mut reading = tokio::spawn(read_output(output, id, output_max_bytes, kept));
         let output = loop {
             let next = self.kill_at.into_iter().chain(timeout.filter(|_| self.cause.is_none())).min();
             tokio::select! {
                 biased;
                 // The connection ends when nothing of the command holds its output any more.
-                output = &mut passing_on => break output.unwrap_or_default(),
+                output = &mut reading => break output.unwrap_or_default(),
                 Some(order) = orders.recv() => match order {
                     // A client sends no more than a window, for which there is room.
                     Order::Stdin(chunk) => drop(feed.as_ref().map(|feed| feed.try_send(chunk))),
@@ -264,9 +286,12 @@ impl Running {
             }
         };
         self.kill_rest();
-        // Nothing is said of its input after its end.
         writing.abort();
         let _ = writing.await;
+        // A client that still has input waits for this.
+        send(out, &Message::Stdin { id: stdin_of, written: 0, is_open: false }).await;
+        // Its end is said after its output.
+        let _ = sending.await;
         let status = self.engine.inspect_exec(&self.exec).await?.exit_code;
         Ok((self.judge(status, &output.head), output))
     }
@@ -330,7 +355,8 @@ impl Running {
     /// The first process of the command, as this machine sees it, while it runs.
     async fn first(&self) -> Option<Pid> {
         let inspected = self.engine.inspect_exec(&self.exec).await.ok()?;
-        let pid = inspected.pid.filter(|_| inspected.running == Some(true) && self.container.is_of_machine)?;
+        let pid =
+            inspected.pid.filter(|_| inspected.running == Some(true) && self.container.is_of_machine)?;
         Pid::from_raw(i32::try_from(pid).ok()?)
     }
 }
@@ -363,8 +389,27 @@ async fn write_input(mut chunks: mpsc::Receiver<Chunk>, mut input: Input, out: m
     let _ = input.shutdown().await;
 }
 
-/// Passes output on until its end, as far as it is wanted.
-async fn pass_on(mut read: Read, id: JobId, max_bytes: u64, out: mpsc::Sender<Vec<u8>>) -> Output {
+/// Sends output as far as the client takes it.
+async fn send_output(
+    mut queue: mpsc::UnboundedReceiver<Vec<u8>>,
+    window: Arc<Semaphore>,
+    out: mpsc::Sender<Vec<u8>>,
+) {
+    while let Some(frame) = queue.recv().await {
+        if let Ok(permit) = window.acquire().await {
+            permit.forget();
+        }
+        let _ = out.send(frame).await;
+    }
+}
+
+/// Reads output until its end and keeps what is wanted of it for the client, which limits the queue.
+async fn read_output(
+    mut read: Read,
+    id: JobId,
+    max_bytes: u64,
+    kept_frames: mpsc::UnboundedSender<Vec<u8>>,
+) -> Output {
     let mut output = Output::default();
     while let Some(Ok(part)) = read.next().await {
         let stream = if matches!(part, LogOutput::StdErr { .. }) { Stream::Stderr } else { Stream::Stdout };
@@ -380,7 +425,7 @@ async fn pass_on(mut read: Read, id: JobId, max_bytes: u64, out: mpsc::Sender<Ve
             output.truncated |= kept.len() < chunk.len();
             let mut message = Vec::new();
             if !kept.is_empty() && write_chunk(&id, stream, *written, kept, &mut message).is_ok() {
-                let _ = out.send(message).await;
+                let _ = kept_frames.send(message);
             }
             *written += chunk.len() as u64;
         }
