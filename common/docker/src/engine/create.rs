@@ -10,6 +10,7 @@ use bollard::errors::Error;
 use bollard::query_parameters::{
     CreateContainerOptionsBuilder, LogsOptionsBuilder, WaitContainerOptionsBuilder,
 };
+use domain::UnixSeconds;
 use futures_util::StreamExt as _;
 use host::folders::{Own, make_private};
 use host::{LOOK_PAUSE, of_io};
@@ -121,7 +122,18 @@ impl Shared {
             Ok(()) => {
                 record.phase = Phase::Running;
                 record.write(own.path()).map_err(of_io)?;
-                self.existing(&record).await
+                if !record.has_supervisor {
+                    // Only the engine knows whether it still runs.
+                    return self.existing(&record).await;
+                }
+                Ok(Container {
+                    sandbox: spec.sandbox.clone(),
+                    incarnation: spec.incarnation,
+                    state: ContainerState::Running,
+                    endpoints: record.endpoints(),
+                    created_at: UnixSeconds::new(record.created_at),
+                    command: image.command,
+                })
             }
             // It is listed as failed until it is removed, as after the end of this process.
             Err(error) if given_up.is_cancelled() => Err(error),
