@@ -49,6 +49,8 @@ pub struct HttpRequests {
     client: Client,
     root: String,
     token: Secret,
+    /// Whether native claims wait.
+    waits: bool,
 }
 
 /// The answer of `/readyz`: the result of each check, `ok` or the problem.
@@ -78,7 +80,13 @@ impl HttpRequests {
         let client = builder
             .build()
             .map_err(|source| BusError { operation: "make an HTTP client", source: Box::new(source) })?;
-        Ok(Self { client, root: root.trim_end_matches('/').to_owned(), token })
+        Ok(Self { client, root: root.trim_end_matches('/').to_owned(), token, waits: false })
+    }
+
+    /// The same caller, whose native claims are answered when the sandbox can be used.
+    #[must_use]
+    pub fn waiting(self) -> Self {
+        Self { waits: true, ..self }
     }
 
     /// The HTTP request that is equivalent to `body` over NATS.
@@ -226,7 +234,8 @@ impl HttpRequests {
                 ("/v1/claims".to_owned(), body)
             }
         };
-        Ok(self.call(Method::POST, &path).header(OWNER_HEADER, owner).json(&body))
+        let call = self.call(Method::POST, &path).header(OWNER_HEADER, owner).json(&body);
+        Ok(if self.waits { call.query(&[("wait", "ready")]) } else { call })
     }
 
     fn allocate(&self, request: &AllocateRequest) -> Result<RequestBuilder, Fault> {
@@ -435,6 +444,17 @@ mod tests {
         assert_eq!(header(LAB_DURATION_HEADER), Some("2"));
         assert_eq!(header(IDEMPOTENCY_KEY_HEADER), None);
         assert_eq!(header("Authorization"), Some("Bearer t"));
+    }
+
+    #[test]
+    fn native_claims_wait_if_the_caller_does() {
+        let body = r#"{"owner":"p-1","pool":"main"}"#;
+        let claim = |caller: HttpRequests| {
+            let request = caller.request_of(Verb::Claim, body.as_bytes()).unwrap().build().unwrap();
+            (request.url().path().to_owned(), request.url().query().map(str::to_owned))
+        };
+        assert_eq!(claim(caller()), ("/v1/claims".to_owned(), None));
+        assert_eq!(claim(caller().waiting()), ("/v1/claims".to_owned(), Some("wait=ready".to_owned())));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Calls and their outcomes.
 
 use bytes::Bytes;
+use contract::claims::ClaimView;
 use contract::nodes::{ExecutionRequest, ExecutionResult};
 use contract::{
     AllocateRequest, Allocation, FaultBody, FaultCode, Outcome, ReleaseReply, SandboxRequest, SandboxView,
@@ -172,6 +173,14 @@ impl Requester {
             None => None,
         };
         read(reply, at, granted)
+    }
+
+    /// Claims a sandbox for `owner` by the native request.
+    pub async fn claim_native(&self, owner: &str) -> Answered<ClaimView> {
+        let pool = self.selector.pool.as_ref().map(ToString::to_string);
+        let request = AllocateRequest { owner: owner.to_owned(), pool, ..AllocateRequest::default() };
+        let (reply, at) = self.ask(Verb::Claim, owner, Call::Claim, &request).await;
+        read(reply, at, |reply| reply.outcome.map(|_| Ending::Created))
     }
 
     /// Releases a sandbox.

@@ -7,6 +7,7 @@ use super::{Output, Ports, check_violations, targets, usage};
 use anyhow::bail;
 use claims::{Burst, Claims, WARM_UP};
 use cycles::{Cycles, DESCRIPTORS_SPARE, Traces};
+use docker::Alone;
 use fleet::{ContainerFleet, Spec};
 use nodes::{Loss, Steady};
 use runtime::settings::Env;
@@ -18,6 +19,7 @@ use strum::IntoEnumIterator as _;
 
 pub mod claims;
 pub mod cycles;
+pub mod docker;
 pub mod nodes;
 
 mod fleet;
@@ -45,6 +47,10 @@ const MEMORY_MB_MAX: f64 = 150.0;
 const DETECTED_SECONDS_MAX: f64 = 35.0;
 /// Replacement of its free containers after that.
 const RESTORED_SECONDS_MAX: f64 = 60.0;
+/// A claim whose container Docker creates first, beyond creation and start by Docker alone.
+const DOCKER_COLD_MS_MAX: f64 = 25.0;
+/// A command after a claim, in those of Docker alone.
+const DOCKER_OUTPUT_MAX: f64 = 0.25;
 /// Bytes in a megabyte, as the target counts it.
 const MEGABYTE_BYTES: f64 = 1_000_000.0;
 /// Microseconds in a millisecond.
@@ -69,6 +75,8 @@ pub enum Part {
     Cycles,
     /// Claims that come at once.
     Burst,
+    /// Creations and commands by Docker alone, by turns with claims of its containers and commands in them (Docker).
+    Docker,
     /// Processor time and memory with many leases (fake engine).
     Steady,
     /// The loss of a node (fake engine).
@@ -78,7 +86,7 @@ pub enum Part {
 /// The options of `bench containers`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
-    /// Only these parts.
+    /// Only these parts; without it all, that of Docker only with this engine.
     #[arg(long = "part", value_name = "PART", value_enum)]
     pub parts: Vec<Part>,
     /// What runs the containers of the first four parts.
@@ -102,6 +110,9 @@ pub struct Options {
     /// Bursts of each kind.
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=20))]
     pub rounds: u64,
+    /// Creations by Docker alone, and as many commands and claims of each kind.
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    pub docker: u64,
     /// Leases of the steady fleet.
     #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..=10_000))]
     pub leased: u64,
@@ -122,12 +133,16 @@ pub struct Options {
 /// What was found; parts that were not asked for are none.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Report {
+    /// What ran the containers of most parts.
+    pub engine: Engine,
     /// Claims of free containers.
     pub warm: Option<Claims>,
     /// Claims of containers that are created first.
     pub cold: Option<Spread>,
     /// Cycles.
     pub cycles: Option<Cycles>,
+    /// Docker alone and with the broker.
+    pub docker: Option<Alone>,
     /// Bursts.
     pub burst: Option<Burst>,
     /// The steady fleet.
@@ -160,8 +175,8 @@ pub async fn run(options: &Options, env: &dyn Env, ports: &Ports) -> anyhow::Res
     if !usage::is_shown() {
         bail!("only Linux shows what a process uses in the way that this command reads it (/proc)");
     }
-    let mut report = Report { load: vec![load()], ..Report::default() };
-    for part in Part::iter().filter(|part| options.parts.is_empty() || options.parts.contains(part)) {
+    let mut report = Report { engine: options.engine, load: vec![load()], ..Report::default() };
+    for part in Part::iter().filter(|part| options.has(*part)) {
         let fleet = Box::pin(ContainerFleet::start(options.spec(part), env, ports)).await?;
         Box::pin(report.measure(part, options, fleet, ports)).await?;
         report.load.push(load());
@@ -179,6 +194,11 @@ fn load() -> String {
 // === impl Options ===
 
 impl Options {
+    fn has(&self, part: Part) -> bool {
+        let by_default = self.parts.is_empty() && (part != Part::Docker || self.engine == Engine::Docker);
+        by_default || self.parts.contains(&part)
+    }
+
     fn spec(&self, part: Part) -> Spec<'_> {
         let one = |accounts, variables| Spec {
             engine: self.engine,
@@ -191,6 +211,7 @@ impl Options {
         match part {
             Part::Warm => one(self.claims + WARM_UP + ACCOUNTS_FEW, &FILL_ON_REQUEST),
             Part::Burst => one(self.burst * self.rounds + ACCOUNTS_FEW, &FILL_ON_REQUEST),
+            Part::Docker => Spec { engine: Engine::Docker, ..one(ACCOUNTS_FEW, &FILL_ON_REQUEST) },
             Part::Cold | Part::Cycles => one(ACCOUNTS_FEW, &[]),
             Part::Steady => fake(STEADY_NODES),
             Part::Loss => fake(LOSS_NODES),
@@ -221,8 +242,11 @@ impl Report {
                     self.violations.extend(violations);
                 }
                 Part::Cycles => {
-                    self.cycles = Some(cycles::run(&fleet, options.callers.into(), options.cycles).await?);
+                    let cycles = cycles::run(&fleet, options.callers.into(), options.cycles).await?;
+                    self.violations.extend(cycles.left());
+                    self.cycles = Some(cycles);
                 }
+                Part::Docker => self.docker = Some(docker::rounds(&fleet, options.docker).await?),
                 Part::Burst => {
                     let (burst, violations) =
                         claims::burst(&fleet, ports, options.burst, options.rounds).await?;
@@ -258,12 +282,16 @@ impl Report {
             let output_ms = first_output.p50_us as f64 / MILLI_US;
             add('2', "claim and first output: p50 in ms", Bound::AtMost(limit_ms), output_ms);
         }
-        if let Some(cold) = &self.cold {
+        // These targets are those of a machine without a daemon.
+        let has_daemon = self.engine == Engine::Docker;
+        if let Some(cold) = self.cold.as_ref().filter(|_| !has_daemon) {
             let cold_ms = cold.p50_us as f64 / MILLI_US;
             add('3', "created first: p50 in ms until ready", Bound::AtMost(COLD_MS_MAX), cold_ms);
         }
         if let Some(Cycles { rate_per_second, before, after, .. }) = &self.cycles {
-            add('4', "cycles in a second", Bound::AtLeast(CYCLES_PER_SECOND_MIN), *rate_per_second);
+            if !has_daemon {
+                add('4', "cycles in a second", Bound::AtLeast(CYCLES_PER_SECOND_MIN), *rate_per_second);
+            }
             add('4', "left by the cycles", Bound::AtMost(0.0), after.left_since(before) as f64);
             let descriptors = after.descriptors.saturating_sub(before.descriptors) as f64;
             let spare = Bound::AtMost(DESCRIPTORS_SPARE as f64);
@@ -274,6 +302,15 @@ impl Report {
             add('5', "burst: served, in the worst round", Bound::AtLeast(burst.callers as f64), served);
             let ratio = burst.p99_ratio.unwrap_or(f64::NAN);
             add('5', "burst: p99, in those of accounts", Bound::AtMost(BURST_ACCOUNTS_MAX), ratio);
+        }
+        if let Some(Alone { created, cold, executed, warm, first_output }) = &self.docker {
+            let ms = |spread: &Spread| spread.p50_us as f64 / MILLI_US;
+            let beyond_ms = ms(cold) - ms(created);
+            let cold_max = Bound::AtMost(DOCKER_COLD_MS_MAX);
+            add('8', "Docker: created first, p50 in ms beyond Docker alone", cold_max, beyond_ms);
+            let ratio = (ms(first_output) - ms(warm)) / ms(executed);
+            let output_max = Bound::AtMost(DOCKER_OUTPUT_MAX);
+            add('8', "Docker: output after a claim, p50 in those of Docker alone", output_max, ratio);
         }
         if let Some(steady) = &self.steady {
             let percent = steady.fleet_percent + steady.runners_percent;
@@ -304,6 +341,13 @@ impl Report {
         }
         if let Some(cold) = &self.cold {
             row("claim until created", cold);
+        }
+        if let Some(Alone { created, cold, executed, warm, first_output }) = &self.docker {
+            row("creation and start by Docker alone", created);
+            row("claim until created", cold);
+            row("command by Docker alone", executed);
+            row("claim of a free container", warm);
+            row("claim and first output", first_output);
         }
         let mut text = format!("\n{}\n", spreads.text());
         // Writing into a String cannot fail.

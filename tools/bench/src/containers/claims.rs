@@ -21,7 +21,7 @@ const LOOK_PAUSE: Duration = Duration::from_millis(2);
 /// Time-out of a creation.
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
 /// The command whose output is waited for.
-const COMMAND: [&str; 2] = ["echo", "ready"];
+pub(super) const COMMAND: [&str; 2] = ["echo", "ready"];
 
 /// Claims of one caller, by turns of an account and of a free container.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -208,7 +208,7 @@ async fn release(caller: &Requester, held: &[Granted]) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn wanted<T>(answered: Answered<T>, what: &str) -> anyhow::Result<T> {
+pub(super) fn wanted<T>(answered: Answered<T>, what: &str) -> anyhow::Result<T> {
     match answered {
         Answered {
             ending: Ending::Created | Ending::Released | Ending::Answered, body: Some(body), ..
@@ -217,6 +217,6 @@ fn wanted<T>(answered: Answered<T>, what: &str) -> anyhow::Result<T> {
     }
 }
 
-fn micros(span: Duration) -> u64 {
+pub(super) fn micros(span: Duration) -> u64 {
     u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
 }

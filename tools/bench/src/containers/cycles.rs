@@ -1,6 +1,7 @@
 //! Containers that are created, claimed and removed, and what of them is left on the machine and in the table.
 
 use super::claims::{claim, release_one, until_ready};
+use super::docker;
 use super::fleet::{COLD_POOL, ContainerFleet, WARM_POOL};
 use crate::usage;
 use crate::workers::work;
@@ -52,6 +53,18 @@ pub struct Traces {
     pub memory_bytes: u64,
 }
 
+// === impl Cycles ===
+
+impl Cycles {
+    /// What no cycle may leave, for people.
+    pub(super) fn left(&self) -> Option<String> {
+        let Self { count, after: Traces { containers, records, .. }, .. } = self;
+        let is_clean = (*containers, *records) == (self.before.containers, self.before.records);
+        (!is_clean)
+            .then(|| format!("{containers} containers and {records} records are left of {count} cycles"))
+    }
+}
+
 // === impl Traces ===
 
 impl Traces {
@@ -60,6 +73,9 @@ impl Traces {
         let mut traces = Self::default();
         for node in &fleet.nodes {
             traces.containers += node.containers().await?.len() as u64;
+        }
+        if let Some(engine) = &fleet.docker {
+            traces.containers += docker::ids(engine, &fleet.run).await?.len() as u64;
         }
         for node in entries(&fleet.state) {
             traces.containers += entries(&node.join("run")).len() as u64;

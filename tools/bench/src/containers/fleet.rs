@@ -1,6 +1,7 @@
 //! A fleet of `broker up` in a process of its own, with containers of this machine or of runners on a fake engine in this
 //! process.
 
+use super::docker;
 use super::node::FakeNode;
 use crate::calls::{Requester, Selector};
 use crate::fleet::process::{self, LOG_SHOWN_BYTES};
@@ -35,6 +36,10 @@ pub(super) const WARM_POOL: &str = "shell";
 pub(super) const COLD_POOL: &str = "cold";
 /// The template of both, which `broker up` makes.
 const TEMPLATE: &str = "shell";
+/// The image of containers on Docker, which has it.
+const DOCKER_IMAGE: &str = "busybox:latest";
+/// A program of bubblewrap that is not there: this machine has no other nodes than that of Docker.
+const NO_WRAPPER: (&str, &str) = ("RUNNER_BUBBLEWRAP", "/nonexistent/bwrap");
 /// Time-out until the fleet is ready: a debug build on a busy machine takes some seconds.
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
 /// Time-out of whatever is waited for: hundreds of containers on a busy machine.
@@ -68,6 +73,8 @@ pub enum Engine {
     /// This machine, as `broker up` finds it.
     #[default]
     Machine,
+    /// Docker, by the socket of `RUNNER_DOCKER_SOCKET`.
+    Docker,
     /// Runners in this process, whose containers are entries in memory.
     Fake,
 }
@@ -95,6 +102,8 @@ pub(super) struct ContainerFleet {
     http: Arc<HttpRequests>,
     pub(super) store: Arc<DynamoStore>,
     pub(super) nodes: Vec<FakeNode>,
+    /// Docker, beside the broker; none with another engine.
+    pub(super) docker: Option<bollard::Docker>,
     /// The state of the engine of this machine.
     pub(super) state: PathBuf,
     folder: DataDir,
@@ -152,7 +161,7 @@ impl ContainerFleet {
             }
         };
         let (ports, nodes) = (ports.clone(), Vec::new());
-        let mut fleet = Self { child, run, ports, bus, http, store, nodes, state, folder };
+        let mut fleet = Self { child, run, ports, bus, http, store, nodes, docker: None, state, folder };
         match fleet.prepare(&spec, addresses.no_containers, &addresses.nats, env).await {
             Ok(()) => Ok(fleet),
             Err(error) => {
@@ -184,17 +193,17 @@ impl ContainerFleet {
         nats: &str,
         env: &dyn Env,
     ) -> anyhow::Result<()> {
+        if let Some(reason) = no_containers {
+            bail!("this machine cannot run containers ({reason}); use --engine fake");
+        }
         match spec.engine {
-            Engine::Machine => {
-                if let Some(reason) = no_containers {
-                    bail!("this machine cannot run containers ({reason}); use --engine fake");
-                }
+            Engine::Machine => {}
+            Engine::Docker => {
+                self.docker = Some(docker::connect(env).await?);
+                self.put_template(DOCKER_IMAGE, Some("container")).await?;
             }
             Engine::Fake => {
-                let template = TEMPLATE.to_owned();
-                let settings = TemplateSettings { image: "host".to_owned(), ..TemplateSettings::default() };
-                let request = PutTemplateRequest { template, settings, ..PutTemplateRequest::default() };
-                self.order(Verb::PutTemplate, &request).await?;
+                self.put_template("host", None).await?;
                 let mut overlay = Overlay::over(env);
                 overlay.set("NATS_URL", nats);
                 overlay.set("SUBJECT_PREFIX", &self.run);
@@ -214,6 +223,14 @@ impl ContainerFleet {
         self.child.id()
     }
 
+    async fn put_template(&self, image: &str, isolation: Option<&str>) -> anyhow::Result<()> {
+        let (image, isolation) = (image.to_owned(), isolation.map(str::to_owned));
+        let settings = TemplateSettings { image, isolation, ..TemplateSettings::default() };
+        let template = TEMPLATE.to_owned();
+        let request = PutTemplateRequest { template, settings, ..PutTemplateRequest::default() };
+        self.order(Verb::PutTemplate, &request).await
+    }
+
     /// A caller over HTTP, of a pool or of the accounts.
     pub(super) fn caller(&self, pool: Option<&str>) -> anyhow::Result<Requester> {
         let pool = pool.map(PoolName::parse).transpose()?;
@@ -223,6 +240,12 @@ impl ContainerFleet {
             selector: Selector { pool, name_prefix: None },
             patience: ANSWER_TIMEOUT,
         })
+    }
+
+    /// A caller over HTTP, of a pool, whose native claims wait until the container can be used.
+    pub(super) fn waiting_caller(&self, pool: &str) -> anyhow::Result<Requester> {
+        let transport = Arc::new(self.http.as_ref().clone().waiting());
+        Ok(Requester { transport, patience: READY_TIMEOUT, ..self.caller(Some(pool))? })
     }
 
     /// Has a pool keep so many free containers, or none.
@@ -241,6 +264,11 @@ impl ContainerFleet {
     /// Waits until the pool [`WARM_POOL`] has so many free containers, and none is being created.
     pub(super) async fn fill(&self, count: u32) -> anyhow::Result<()> {
         self.put_pool(WARM_POOL, Some(count)).await?;
+        self.filled(count).await
+    }
+
+    /// Waits until that pool, which has this size, has so many free containers, and none is being created.
+    pub(super) async fn filled(&self, count: u32) -> anyhow::Result<()> {
         let filled = async {
             loop {
                 // A process learns of changed pools within seconds, so one tick may come too early.
@@ -359,7 +387,8 @@ impl ContainerFleet {
 }
 
 fn program(spec: &Spec<'_>, run: &str, binary: &Path, state: &Path, log: &Path) -> Program {
-    let nodes = if spec.engine == Engine::Machine { spec.nodes } else { 0 };
+    let nodes = if spec.engine == Engine::Fake { 0 } else { spec.nodes };
+    let no_wrapper = (spec.engine == Engine::Docker).then_some(NO_WRAPPER);
     let options = [
         ("--http", "127.0.0.1:0".to_owned()),
         ("--nats-listen", "127.0.0.1:0".to_owned()),
@@ -372,7 +401,8 @@ fn program(spec: &Spec<'_>, run: &str, binary: &Path, state: &Path, log: &Path) 
     let state = state.display().to_string();
     let own = [("SUBJECT_PREFIX", run), ("LOG_FILTER", FILTER), ("RUNNER_STATE", &state)];
     let rates = RATE_SETTINGS.map(|name| (name, RATE_MAX));
-    let variables = own.into_iter().chain(rates).chain(LIMITS).chain(spec.variables.iter().copied());
+    let variables =
+        own.into_iter().chain(rates).chain(LIMITS).chain(no_wrapper).chain(spec.variables.iter().copied());
     Program {
         guard: binary.to_owned(),
         path: binary.to_owned(),
