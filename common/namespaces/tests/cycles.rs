@@ -11,5 +11,5 @@ use testkit::engine::suite::{Failure, cycles_leave_nothing};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn cycles_leave_no_trace() -> Result<(), Failure> {
-    cycles_leave_nothing(&Machine::new()).await
+    cycles_leave_nothing(&Machine::new(), 50).await
 }

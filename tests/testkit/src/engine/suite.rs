@@ -16,8 +16,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use supervisor::{Client, Job, JobId, Outcome};
 
-/// Containers that are created and removed in [`cycles_leave_nothing`].
-pub const CYCLES: usize = 50;
 /// Creations that are removed at different moments in [`a_removal_ends_a_creation`].
 const RACES: u32 = 20;
 /// Time-out for what takes milliseconds on a machine that is not busy.
@@ -407,18 +405,18 @@ async fn attached(subject: &dyn Subject, network: Network) -> Result<Incarnation
     Ok(spec.incarnation)
 }
 
-/// [`CYCLES`] containers, two at a time, leave nothing: processes, groups, mounts, files, networks, and descriptors of this process,
+/// So many containers, two at a time, leave nothing: processes, groups, mounts, files, networks, and descriptors of this process,
 /// which must do nothing else meanwhile.
 ///
 /// # Errors
 /// A call failed.
-pub async fn cycles_leave_nothing(subject: &dyn Subject) -> Result<(), Failure> {
+pub async fn cycles_leave_nothing(subject: &dyn Subject, cycles: usize) -> Result<(), Failure> {
     // What is opened once, at the first creation, stays open.
     subject.engine().remove(&create(subject).await?).await?;
     assert_nothing_left(subject).await;
     let before = descriptors()?;
     let networks = [(Network::None, Network::Open), (Network::Internal, Network::Internal)];
-    for (one, other) in networks.into_iter().cycle().take(CYCLES / 2) {
+    for (one, other) in networks.into_iter().cycle().take(cycles / 2) {
         let (first, second) = tokio::join!(attached(subject, one), attached(subject, other));
         let engine = subject.engine();
         let (first, second) = (first?, second?);
