@@ -35,8 +35,8 @@ const MESSAGES_MAX: usize = 8;
 const WINDOW_FRAMES: usize = ATTACH_WINDOW_FRAMES as usize;
 /// Orders that wait for a command: those of standard input are limited by the client's window.
 const ORDERS_MAX: usize = 64;
-/// How the engine says that it cannot execute a command, and with which status.
-const NOT_EXECUTED: &[u8] = b"OCI runtime exec failed";
+/// What engines say if they cannot execute a command, and with which status.
+const NOT_EXECUTED: &str = "OCI runtime";
 const NOT_EXECUTED_STATUS: [i64; 2] = [126, 127];
 /// The status of a command that a signal has ended, without the number of the signal.
 const SIGNALLED: i64 = 128;
@@ -299,13 +299,12 @@ impl Running {
     fn judge(&self, status: Option<i64>, head: &[u8]) -> End {
         let by_signal = |signal: i32| status == Some(SIGNALLED + i64::from(signal));
         let asked = self.signalled.map(i32::from).filter(|signal| by_signal(*signal));
+        let said = String::from_utf8_lossy(head);
         match (&self.cause, status) {
             (Some(cause), _) => cause.clone(),
             (None, None) => End::Crashed("the engine does not say how it ended".to_owned()),
-            (None, Some(status))
-                if NOT_EXECUTED_STATUS.contains(&status) && head.starts_with(NOT_EXECUTED) =>
-            {
-                End::FailedToStart(shortened(String::from_utf8_lossy(head).trim()))
+            (None, Some(status)) if NOT_EXECUTED_STATUS.contains(&status) && said.contains(NOT_EXECUTED) => {
+                End::FailedToStart(shortened(said.trim()))
             }
             (None, Some(_)) if by_signal(Signal::KILL.as_raw()) => End::Signalled(Signal::KILL.as_raw()),
             (None, Some(status)) => {

@@ -20,8 +20,9 @@ pub(crate) const NONE: &str = "none";
 /// Whether rules apply to what is sent between containers of one bridge.
 const BRIDGED: [&str; 2] =
     ["/proc/sys/net/bridge/bridge-nf-call-iptables", "/proc/sys/net/bridge/bridge-nf-call-ip6tables"];
-/// Status of the deletion of a network that a running container is in.
+/// How Docker (by its status) and Podman say that a container is in a network that is to be deleted.
 const IN_USE: u16 = 403;
+const IN_USE_OF_PODMAN: &str = "being used";
 
 /// The networks of a runner.
 #[derive(Debug)]
@@ -116,7 +117,11 @@ impl Networks {
         for kind in Kind::ALL {
             match engine.remove_network(&self.name(kind)).await {
                 // One that lost its folder is in it until it is removed.
-                Err(error) if status(&error) == Some(IN_USE) => return Ok(()),
+                Err(error)
+                    if status(&error) == Some(IN_USE) || error.to_string().contains(IN_USE_OF_PODMAN) =>
+                {
+                    return Ok(());
+                }
                 Err(error) if status(&error) != Some(404) => return Err(client.failed(error)),
                 _ => {}
             }

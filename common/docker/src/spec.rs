@@ -175,6 +175,8 @@ fn host_config(spec: &ContainerSpec, volumes: &[String], view: &View<'_>) -> Hos
         ),
         dns: (spec.network != Network::Open).then(|| vec![NO_RESOLVER.to_owned()]),
         runtime: view.runtime.map(str::to_owned),
+        // Docker's default, and not Podman's: commands are no root, and servers listen on port 80.
+        sysctls: Some(HashMap::from([owned(("net.ipv4.ip_unprivileged_port_start", "0"))])),
         cgroupns_mode: Some(HostConfigCgroupnsModeEnum::PRIVATE),
         ipc_mode: Some("private".to_owned()),
         init: Some(false),
