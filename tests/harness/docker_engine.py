@@ -24,6 +24,10 @@ STOP_MAX_SECONDS = 60
 COMMAND_MAX_SECONDS = 300
 
 
+class CannotStart(Broken):
+    """The machine runs no Docker engine."""
+
+
 class Engine:
     """A dockerd with its own folder, ended by its process id."""
 
@@ -49,7 +53,7 @@ class Engine:
         """Waits until it answers."""
         def answers():
             if self.process.poll() is not None:
-                raise Broken(f"dockerd ended with {self.process.returncode}")
+                raise CannotStart(f"dockerd ended with {self.process.returncode}")
             return self.run("version", is_checked=False).returncode == 0
 
         wait("dockerd", answers, READY_MAX_SECONDS)

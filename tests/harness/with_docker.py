@@ -14,7 +14,7 @@ variables:
     TEST_DOCKER_REGISTRY      address of the registry, the first part of the names of its images
     TEST_DOCKER_REGISTRY_PID  process id of the registry
 
-It may kill or freeze both. Needs root on Debian (tools/docker.sh).
+It may kill or freeze both. Needs root on Debian (tools/docker.sh), and a machine that runs an engine; else it ends with code 3.
 """
 
 import contextlib
@@ -27,10 +27,12 @@ import sys
 import time
 from pathlib import Path
 
-from docker_engine import Engine, end, spawn
+from docker_engine import CannotStart, Engine, end, spawn
 from docker_images import make_images
 from fleet import ROOT, Broken, wait
 
+# As tools/docker.sh ends where it cannot install an engine.
+LEFT_OUT = 3
 REGISTRY = "localhost:5000"
 REGISTRY_SETTINGS = """version: 0.1
 log: {{level: warn, accesslog: {{disabled: true}}}}
@@ -171,6 +173,10 @@ def main():
         return machine.run(sys.argv[1:])
     except Ended as ended:
         return 128 + ended.number
+    except CannotStart as failure:
+        print(f"{machine.engine.printed()}\nwith_docker: LEFT OUT: no Docker engine starts on this machine: {failure}",
+              file=sys.stderr, flush=True)
+        return LEFT_OUT
     except (Broken, OSError, subprocess.SubprocessError) as failure:
         log = "" if isinstance(failure, OSError) else machine.engine.printed()
         print(f"{log}\nwith_docker: FAILED: {type(failure).__name__}: {failure}", file=sys.stderr, flush=True)
