@@ -26,6 +26,7 @@ use supervisor::{
 use tokio::io::{AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream, ReadHalf, WriteHalf};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 /// Bytes that a connection holds in each direction.
 const CONNECTION_BYTES: usize = 64 * 1024;
@@ -43,6 +44,8 @@ const SIGNALLED: i64 = 128;
 /// First bytes of the output that are kept for that reason.
 const HEAD_BYTES: usize = 1_024;
 
+/// Time between two looks at whether a command has ended whose output is still open.
+const LOOK_PERIOD: Duration = Duration::from_secs(1);
 /// Pause between two attempts to end every process of a command.
 const KILL_PAUSE: Duration = Duration::from_millis(20);
 
@@ -168,13 +171,13 @@ impl Link {
         let response = match request {
             Request::Hello { .. } => Response::Welcome { version: VERSION_MAX },
             Request::Start(job) => return self.start(*job),
-            // Backpressure is that of the connection.
             Request::More { id, frames } => {
                 if let Some(job) = self.jobs.get(&id) {
                     job.window.add_permits(usize::try_from(frames).unwrap_or_default().min(WINDOW_FRAMES));
                 }
                 Response::Done
             }
+            // Nothing is kept that was sent.
             Request::Consumed { .. } => Response::Done,
             Request::Acknowledge { id } => {
                 self.jobs.remove(&id);
@@ -260,13 +263,21 @@ impl Running {
         let writing = tokio::spawn(write_input(fed, input, out.clone()));
         let (kept, queue) = mpsc::unbounded_channel();
         let sending = tokio::spawn(send_output(queue, Arc::clone(&self.window), out.clone()));
-        let mut reading = tokio::spawn(read_output(output, id, output_max_bytes, kept));
+        let over = CancellationToken::new();
+        let mut reading = tokio::spawn(read_output(output, id, output_max_bytes, kept, over.clone()));
+        let mut looks = tokio::time::interval(LOOK_PERIOD);
+        let mut was_over = false;
         let output = loop {
             let next = self.kill_at.into_iter().chain(timeout.filter(|_| self.cause.is_none())).min();
             tokio::select! {
                 biased;
                 // The connection ends when nothing of the command holds its output any more.
                 output = &mut reading => break output.unwrap_or_default(),
+                // What the command has left behind may hold it for ever. Its own output arrives until the second look.
+                _ = looks.tick() => match self.is_over().await {
+                    true if was_over => over.cancel(),
+                    is_over => was_over = is_over,
+                },
                 Some(order) = orders.recv() => match order {
                     // A client sends no more than a window, for which there is room.
                     Order::Stdin(chunk) => drop(feed.as_ref().map(|feed| feed.try_send(chunk))),
@@ -351,6 +362,11 @@ impl Running {
         }
     }
 
+    /// Whether the command has ended, as far as the engine answers.
+    async fn is_over(&self) -> bool {
+        self.engine.inspect_exec(&self.exec).await.is_ok_and(|exec| exec.running == Some(false))
+    }
+
     /// The first process of the command, as this machine sees it, while it runs.
     async fn first(&self) -> Option<Pid> {
         let inspected = self.engine.inspect_exec(&self.exec).await.ok()?;
@@ -408,9 +424,16 @@ async fn read_output(
     id: JobId,
     max_bytes: u64,
     kept_frames: mpsc::UnboundedSender<Vec<u8>>,
+    over: CancellationToken,
 ) -> Output {
     let mut output = Output::default();
-    while let Some(Ok(part)) = read.next().await {
+    loop {
+        let part = tokio::select! {
+            biased;
+            part = read.next() => part,
+            () = over.cancelled() => break,
+        };
+        let Some(Ok(part)) = part else { break };
         let stream = if matches!(part, LogOutput::StdErr { .. }) { Stream::Stderr } else { Stream::Stdout };
         let bytes = part.into_bytes();
         if output.head.len() < HEAD_BYTES {

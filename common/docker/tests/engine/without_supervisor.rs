@@ -55,6 +55,10 @@ async fn commands_are_run_by_the_engine() -> Result<(), Failure> {
     let bytes: Vec<u8> = (0..600_000_u32).map(|number| (number % 251) as u8).collect();
     let echoed = client.run(Job::new(fresh_job()?, ["cat"]), &bytes).await?;
     assert!(echoed.stdout == bytes && echoed.ended.end == End::Exited(0), "{} bytes", echoed.stdout.len());
+    // What it leaves behind holds its output, and goes on.
+    let left = tokio::time::timeout(TIMEOUT, run(&machine, &id, job("sleep 66666 & echo said")?)).await??;
+    assert_eq!((left.ended.end, left.stdout.as_slice()), (End::Exited(0), &b"said\n"[..]));
+    assert!(machine.docker(&["top", &name(&id)]).contains("66666"));
     let mut short = job("seq 100000")?;
     short.output_max_bytes = 10;
     let outcome = run(&machine, &id, short).await?;
