@@ -182,7 +182,7 @@ impl ImagePolicy {
         ))
     }
 
-    /// The whole name of an image that the policy allows. Whoever pulls that name gets what was checked.
+    /// The whole name of an image that the policy allows. An engine that pulls that name gets what was checked.
     ///
     /// # Errors
     /// Why it does not allow the image, as the end of a sentence.

@@ -1,4 +1,4 @@
-//! Process 1 of a sandbox. Its standard input is the listening socket that a runner made, or it is told where to make one
+//! Process 1 of a sandbox. Its standard input is the listening socket that a runner made, or it makes one at a path
 //! (`supervisor listen PATH`); see the library.
 //!
 //! The program executes itself for each job: as *keeper*, under which all processes of the job stay, and as *launcher*,
