@@ -5,9 +5,7 @@ use docker::{Config, Docker};
 use domain::SandboxId;
 use host::Publish;
 use ports::clock::SystemClock;
-use ports::engine::{
-    Container, ContainerSpec, ContainerState, Engine, Image, Incarnation, Limits, Workspace,
-};
+use ports::engine::{Container, ContainerSpec, ContainerState, Engine, Image, Incarnation, Workspace};
 use std::ffi::OsString;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -17,7 +15,6 @@ use std::time::{Duration, Instant};
 use supervisor::{Job, Outcome};
 use testkit::engine::suite::{self, Failure, Subject, fresh};
 
-const MIB: u64 = 1024 * 1024;
 /// The image of most tests: a stand-in with the programs of busybox.
 pub(crate) const IMAGE: &str = "busybox:latest";
 /// Where the engine listens.
@@ -177,10 +174,7 @@ impl Machine {
         script: &str,
     ) -> Result<String, Failure> {
         let outcome = self.sh_as(user, incarnation, script).await?;
-        let (stdout, stderr) =
-            (String::from_utf8_lossy(&outcome.stdout), String::from_utf8_lossy(&outcome.stderr));
-        assert_eq!(outcome.ended.end, supervisor::End::Exited(0), "{script}: {stdout}{stderr}");
-        Ok(stdout.trim_end().to_owned())
+        Ok(suite::text_of(script, &outcome))
     }
 
     /// Process 1 of a sandbox, as the machine sees it.
@@ -200,13 +194,7 @@ impl Subject for Machine {
     }
 
     fn spec(&self, sandbox: SandboxId, incarnation: Incarnation) -> ContainerSpec {
-        let limits = Limits {
-            memory_bytes: 128 * MIB,
-            pids: 32,
-            disk_bytes: 16 * MIB,
-            tmp_bytes: 4 * MIB,
-            ..Limits::default()
-        };
+        let limits = suite::small_limits();
         let image = Image::Reference(IMAGE.to_owned());
         let workspace = Workspace::Memory;
         ContainerSpec { limits, workspace, ..ContainerSpec::new(sandbox, incarnation, image) }
@@ -242,13 +230,6 @@ impl Subject for Machine {
 impl Drop for Machine {
     /// A failed test leaves nothing either.
     fn drop(&mut self) {
-        let engine = self.engine();
-        let remove = async move {
-            for container in engine.list().await.unwrap_or_default() {
-                let _ = engine.remove(&container.incarnation).await;
-            }
-        };
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let _ = std::thread::spawn(move || runtime.block_on(remove)).join();
+        suite::remove_left(self.engine());
     }
 }

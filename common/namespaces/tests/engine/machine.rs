@@ -5,7 +5,7 @@ use domain::SandboxId;
 use host::Publish;
 use namespaces::{Config, Namespaces};
 use ports::clock::SystemClock;
-use ports::engine::{ContainerSpec, Engine, Image, Incarnation, Limits, Workspace};
+use ports::engine::{ContainerSpec, Engine, Image, Incarnation, Workspace};
 use rustix::process::{Pid, Signal, kill_process};
 use std::collections::HashMap;
 use std::fs;
@@ -15,7 +15,6 @@ use std::sync::{Arc, Mutex};
 use supervisor::{Job, Outcome};
 use testkit::engine::suite::{self, Failure, Subject, fresh};
 
-const MIB: u64 = 1024 * 1024;
 /// Folders between the root of the control groups and those of a sandbox.
 const GROUP_DEPTH_MAX: usize = 6;
 
@@ -76,10 +75,7 @@ impl Machine {
     /// Runs a script that has to succeed; its output without the final end of line.
     pub(crate) async fn text(&self, incarnation: &Incarnation, script: &str) -> Result<String, Failure> {
         let outcome = self.sh(incarnation, script).await?;
-        let (stdout, stderr) =
-            (String::from_utf8_lossy(&outcome.stdout), String::from_utf8_lossy(&outcome.stderr));
-        assert_eq!(outcome.ended.end, supervisor::End::Exited(0), "{script}: {stdout}{stderr}");
-        Ok(stdout.trim_end().to_owned())
+        Ok(suite::text_of(script, &outcome))
     }
 
     /// The network interfaces of a sandbox.
@@ -178,13 +174,7 @@ impl Subject for Machine {
     }
 
     fn spec(&self, sandbox: SandboxId, incarnation: Incarnation) -> ContainerSpec {
-        let limits = Limits {
-            memory_bytes: 128 * MIB,
-            pids: 32,
-            disk_bytes: 16 * MIB,
-            tmp_bytes: 4 * MIB,
-            ..Limits::default()
-        };
+        let limits = suite::small_limits();
         // Only root's workspaces in memory outlive the processes.
         let workspace =
             if rustix::process::geteuid().is_root() { Workspace::Memory } else { Workspace::Disk };
@@ -215,13 +205,6 @@ impl Subject for Machine {
 impl Drop for Machine {
     /// A failed test leaves nothing either.
     fn drop(&mut self) {
-        let engine = self.engine();
-        let remove = async move {
-            for container in engine.list().await.unwrap_or_default() {
-                let _ = engine.remove(&container.incarnation).await;
-            }
-        };
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let _ = std::thread::spawn(move || runtime.block_on(remove)).join();
+        suite::remove_left(self.engine());
     }
 }

@@ -11,7 +11,9 @@ pub use networks::{
 
 use async_trait::async_trait;
 use domain::SandboxId;
-use ports::engine::{Container, ContainerSpec, ContainerState, Engine, EngineError, Incarnation, Network};
+use ports::engine::{
+    Container, ContainerSpec, ContainerState, Engine, EngineError, Incarnation, Limits, Network,
+};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use supervisor::{Client, Job, JobId, Outcome};
@@ -99,6 +101,43 @@ pub async fn run(
 pub async fn run_job(engine: &dyn Engine, incarnation: &Incarnation, job: Job) -> Result<Outcome, Failure> {
     let client = Client::connect(engine.connect(incarnation).await?).await?;
     Ok(client.run(job, &[]).await?)
+}
+
+/// The standard output of a script that has to succeed, without the final end of line.
+///
+/// # Panics
+/// If it did not.
+#[must_use]
+pub fn text_of(script: &str, outcome: &Outcome) -> String {
+    let (stdout, stderr) =
+        (String::from_utf8_lossy(&outcome.stdout), String::from_utf8_lossy(&outcome.stderr));
+    assert_eq!(outcome.ended.end, supervisor::End::Exited(0), "{script}: {stdout}{stderr}");
+    stdout.trim_end().to_owned()
+}
+
+/// Removes what a failed test has left, from a destructor.
+pub fn remove_left(engine: Arc<dyn Engine>) {
+    let remove = async move {
+        for container in engine.list().await.unwrap_or_default() {
+            let _ = engine.remove(&container.incarnation).await;
+        }
+    };
+    if let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        let _ = std::thread::spawn(move || runtime.block_on(remove)).join();
+    }
+}
+
+/// The limits of a small container.
+#[must_use]
+pub fn small_limits() -> Limits {
+    const MIB: u64 = 1024 * 1024;
+    Limits {
+        memory_bytes: 128 * MIB,
+        pids: 32,
+        disk_bytes: 16 * MIB,
+        tmp_bytes: 4 * MIB,
+        ..Limits::default()
+    }
 }
 
 /// A fresh id of a job.
