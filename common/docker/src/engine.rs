@@ -3,20 +3,19 @@
 mod create;
 
 use crate::failure::status;
-use crate::record::{Phase, Record};
+use crate::record::Record;
 use crate::spec::{LABEL_FLEET, LABEL_INCARNATION, LABEL_RUNNER, LABEL_SANDBOX, command_of, name};
 use crate::{Docker, Owner, Shared, exec, network};
 use async_trait::async_trait;
-use bollard::models::{
-    ContainerInspectResponse, ContainerStateStatusEnum, ContainerSummary, ContainerSummaryStateEnum,
-};
+use bollard::models::{ContainerInspectResponse, ContainerSummary};
 use bollard::query_parameters::{
     ListContainersOptionsBuilder, RemoveContainerOptionsBuilder, StopContainerOptionsBuilder,
 };
 use domain::{SandboxId, UnixSeconds};
-use host::LOOK_PAUSE;
 use host::cgroups::Cgroups;
 use host::folders::Own;
+use host::record::{Phase, is_no_record};
+use host::{LOOK_PAUSE, not_running};
 use ports::engine::{
     Connection, Container, ContainerSpec, ContainerState, Engine, EngineError, EngineInfo, ImageCommand,
     Incarnation, LocalImage, Usage,
@@ -33,8 +32,6 @@ use tokio_util::sync::CancellationToken;
 const REMOVAL_TIMEOUT: Duration = Duration::from_secs(30);
 /// How Docker and Podman say that a removal is possible soon.
 const REMOVAL_SOON: [&str; 2] = ["in progress", "state improper"];
-/// Time-out for the supervisor's socket.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Status of a call that changes nothing.
 const NOT_MODIFIED: u16 = 304;
 /// What engines say in every state that makes a pause or a resume impossible for a moment.
@@ -109,7 +106,7 @@ impl Engine for Docker {
 
     async fn connect(&self, incarnation: &Incarnation) -> Result<Connection, EngineError> {
         let (record, inspected) = self.0.seen(incarnation).await?;
-        match state(&record, Some(&inspected)) {
+        match state(&record, &inspected) {
             ContainerState::Running if record.has_supervisor => {}
             ContainerState::Running => {
                 let id = inspected.id.unwrap_or_default();
@@ -120,11 +117,7 @@ impl Engine for Docker {
             }
             state => return Err(not_running(&state)),
         }
-        let connected = UnixStream::connect(socket(&self.0.folders.of(incarnation)));
-        let stream = match tokio::time::timeout(CONNECT_TIMEOUT, connected).await {
-            Ok(connected) => connected.map_err(EngineError::unavailable)?,
-            Err(_) => return Err(EngineError::unavailable("the supervisor takes no connection")),
-        };
+        let stream = host::connect(&socket(&self.0.folders.of(incarnation))).await?;
         // Whatever is there, only process 1 is the supervisor.
         if peer(&stream).is_none_or(|pid| pid_of(&inspected) != Some(pid)) {
             return Err(EngineError::failed("another process than the supervisor answers on its socket"));
@@ -134,7 +127,7 @@ impl Engine for Docker {
 
     async fn usage(&self, incarnation: &Incarnation) -> Result<Usage, EngineError> {
         let (record, inspected) = self.0.seen(incarnation).await?;
-        match (state(&record, Some(&inspected)), pid_of(&inspected)) {
+        match (state(&record, &inspected), pid_of(&inspected)) {
             (ContainerState::Running | ContainerState::Paused, Some(pid)) => {
                 Ok(Cgroups::of_process(pid).usage())
             }
@@ -230,7 +223,7 @@ impl Shared {
     fn record(&self, incarnation: &Incarnation) -> Result<Record, EngineError> {
         Record::read(self.folders.of(incarnation).path()).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => EngineError::Gone,
-            io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => EngineError::failed(error),
+            _ if is_no_record(&error) => EngineError::failed(error),
             // A list without it would say that it is gone.
             _ => EngineError::unavailable(error),
         })
@@ -322,7 +315,7 @@ impl Shared {
     async fn stop_container(&self, incarnation: &Incarnation) -> Result<(), EngineError> {
         let (mut record, inspected) = self.seen(incarnation).await?;
         let engine = self.client.get().await?;
-        match state(&record, Some(&inspected)) {
+        match state(&record, &inspected) {
             ContainerState::Stopped => return Ok(()),
             ContainerState::Running | ContainerState::Exited => {}
             // Podman stops no paused one.
@@ -346,7 +339,7 @@ impl Shared {
         let call = self.turns.call(incarnation);
         let _turn = call.turn().await;
         let (record, inspected) = self.seen(incarnation).await?;
-        match state(&record, Some(&inspected)) {
+        match state(&record, &inspected) {
             ContainerState::Running if is_frozen => {}
             ContainerState::Paused if !is_frozen => {}
             ContainerState::Running | ContainerState::Paused => return Ok(()),
@@ -388,61 +381,29 @@ fn pid_of(inspected: &ContainerInspectResponse) -> Option<i32> {
 
 fn of_summary(record: &Record, summary: Option<ContainerSummary>) -> Found {
     let Some(ContainerSummary { state, labels, .. }) = summary else {
-        return Found { state: state(record, None), command: ImageCommand::default() };
+        return Found { state: judge(record, None), command: ImageCommand::default() };
     };
-    use ContainerSummaryStateEnum as State;
-    let state = match state {
-        Some(State::RUNNING | State::STOPPING | State::RESTARTING) => Seen::Running,
-        Some(State::PAUSED) => Seen::Paused,
-        Some(State::EXITED | State::CREATED) => Seen::Ended,
-        _ => Seen::Broken,
-    };
-    Found { state: judge(record, Some(state)), command: command_of(&labels.unwrap_or_default()) }
-}
-
-/// What the engine says of a container's processes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Seen {
-    Running,
-    Paused,
-    Ended,
-    /// It is being removed, or cannot be.
-    Broken,
+    let command = command_of(&labels.unwrap_or_default());
+    Found { state: judge(record, Some(state.map(|state| state.to_string()).unwrap_or_default())), command }
 }
 
 /// The state of a container for the call whose turn it is: nothing else is creating it.
-fn state(record: &Record, inspected: Option<&ContainerInspectResponse>) -> ContainerState {
-    use ContainerStateStatusEnum as State;
-    let seen = inspected.map(|inspected| match inspected.state.as_ref().and_then(|state| state.status) {
-        Some(State::RUNNING | State::STOPPING | State::RESTARTING) => Seen::Running,
-        Some(State::PAUSED) => Seen::Paused,
-        Some(State::EXITED | State::CREATED) => Seen::Ended,
-        _ => Seen::Broken,
-    });
-    judge(record, seen)
+fn state(record: &Record, inspected: &ContainerInspectResponse) -> ContainerState {
+    let status = inspected.state.as_ref().and_then(|state| state.status);
+    judge(record, Some(status.map(|status| status.to_string()).unwrap_or_default()))
 }
 
-fn judge(record: &Record, seen: Option<Seen>) -> ContainerState {
+/// The state of a container of which the engine says this; nothing if it does not have it.
+fn judge(record: &Record, said: Option<String>) -> ContainerState {
     let failed = |reason: &str| ContainerState::Failed { reason: reason.to_owned() };
-    match (record.phase, seen) {
+    match (record.phase, said.as_deref()) {
         (Phase::Creating, _) => failed("its creation was interrupted"),
         (_, None) => failed("the engine does not have it any more"),
-        (_, Some(Seen::Broken)) => failed("the engine cannot use it any more"),
-        (_, Some(Seen::Running)) => ContainerState::Running,
-        (_, Some(Seen::Paused)) => ContainerState::Paused,
-        (Phase::Stopped, Some(Seen::Ended)) => ContainerState::Stopped,
-        (Phase::Running, Some(Seen::Ended)) => ContainerState::Exited,
-    }
-}
-
-/// The answer to a call that needs a running sandbox.
-fn not_running(state: &ContainerState) -> EngineError {
-    match state {
-        ContainerState::Creating => EngineError::unavailable("it is being created"),
-        ContainerState::Failed { reason } => EngineError::failed(reason),
-        ContainerState::Paused => EngineError::refused("it is paused"),
-        ContainerState::Stopped | ContainerState::Exited | ContainerState::Running => {
-            EngineError::refused("it is not running")
-        }
+        (_, Some("running" | "stopping" | "restarting")) => ContainerState::Running,
+        (_, Some("paused")) => ContainerState::Paused,
+        (Phase::Stopped, Some("exited" | "created")) => ContainerState::Stopped,
+        (Phase::Running, Some("exited" | "created")) => ContainerState::Exited,
+        // It is being removed, or cannot be.
+        _ => failed("the engine cannot use it any more"),
     }
 }

@@ -21,13 +21,12 @@ pub use probe::{Config, ProbeError};
 
 use client::Client;
 use host::folders::Folders;
-use host::numbers::Numbers;
+use host::published::PublishedPorts;
 use host::turns::Turns;
 use images::Pulls;
 use network::Networks;
 use ports::clock::Clock;
 use ports::engine::EngineInfo;
-use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 /// The sandboxes of one state folder on one engine.
@@ -40,8 +39,7 @@ struct Shared {
     owner: Owner,
     client: Client,
     folders: Folders,
-    address: Ipv4Addr,
-    ports: Numbers,
+    ports: PublishedPorts,
     networks: Networks,
     pulls: Pulls,
     info: EngineInfo,

@@ -6,14 +6,13 @@ use crate::record::Record;
 use crate::spec::name;
 use crate::{Docker, Owner, Shared};
 use bollard::models::SystemInfo;
-use host::Publish;
 use host::folders::Folders;
-use host::numbers::Numbers;
+use host::published::{PublishedPorts, why_no_ports};
+use host::{NO_DISK_LIMIT, Publish};
 use ports::clock::Clock;
 use ports::engine::{EngineError, EngineInfo, Feature, Isolation, Runtime, Unsupported};
 use rustix::process::{Resource, getrlimit};
 use std::io;
-use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -116,12 +115,7 @@ impl Docker {
     /// [`ProbeError`] if no sandbox can run here.
     pub async fn probe(config: Config, clock: Arc<dyn Clock>) -> Result<Self, ProbeError> {
         let Config { fleet, socket, state, data, supervisor, publish } = config;
-        if fleet.is_empty() || !fleet.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
-            return Err(ProbeError::Config("the name of the fleet may hold only letters, digits and '-'"));
-        }
-        if supervisor.is_empty() {
-            return Err(ProbeError::Config("this build has no supervisor for this system"));
-        }
+        host::check_config(&fleet, supervisor).map_err(ProbeError::Config)?;
         if !rustix::process::geteuid().is_root() {
             return Err(ProbeError::Config(
                 "a runner of the Docker engine has to be root: it makes workspaces for other users",
@@ -154,8 +148,7 @@ impl Docker {
             owner: Owner { fleet, runner: state.to_string_lossy().into_owned() },
             client,
             folders,
-            address: publish.address,
-            ports: Numbers::new(publish.ports),
+            ports: PublishedPorts::new(publish),
             networks,
             pulls: Default::default(),
             info,
@@ -189,9 +182,7 @@ impl Shared {
         for incarnation in self.folders.all_incarnations().map_err(EngineError::unavailable)? {
             let own = self.folders.of(&incarnation);
             match Record::read(own.path()).ok().filter(|record| record.labels().is_some()) {
-                Some(record) => record.ports.iter().for_each(|port| {
-                    self.ports.take(&incarnation, port.outside.port());
-                }),
+                Some(record) => self.ports.adopt(&incarnation, &record.ports),
                 None => {
                     self.remove_of_engine(&name(&incarnation)).await?;
                     own.delete().map_err(EngineError::unavailable)?;
@@ -207,18 +198,14 @@ fn unsupported(info: &SystemInfo, no_network: Option<String>, publish: &Publish)
     let no_group = |has: Option<bool>, name: &str| {
         (has == Some(false)).then(|| format!("the engine has no `{name}` control group"))
     };
-    let no_quota = "folders on disk have no quota; use a workspace in memory";
-    let no_address = TcpListener::bind((publish.address, 0)).err().map(|error| {
-        format!("ports cannot be published on {} ({error}): set RUNNER_PUBLISH_ADDRESS to an address of this machine", publish.address)
-    });
     let all = [
-        (Feature::DiskLimit, Some(no_quota.to_owned())),
+        (Feature::DiskLimit, Some(NO_DISK_LIMIT.to_owned())),
         (Feature::MemoryLimit, no_group(info.memory_limit, "memory")),
         (Feature::CpuLimit, no_group(info.cpu_cfs_quota, "cpu")),
         (Feature::PidsLimit, no_group(info.pids_limit, "pids")),
         (Feature::InternalNetwork, no_network.clone()),
         (Feature::OpenNetwork, no_network.clone()),
-        (Feature::PublishedPorts, no_network.or(no_address)),
+        (Feature::PublishedPorts, no_network.or_else(|| why_no_ports(publish.address))),
     ];
     all.into_iter().filter_map(|(feature, reason)| Some(Unsupported { feature, reason: reason? })).collect()
 }

@@ -1,36 +1,12 @@
 //! What the engine does not know about a sandbox: a small file in its folder, replaced as a whole.
 
 use domain::{SandboxId, UnixSeconds};
-use host::folders::write;
+use host::published::Port;
+use host::record::{Phase, labels, read_record, write_record};
 use ports::engine::{Endpoint, Incarnation, Network};
 use serde::{Deserialize, Serialize};
 use std::io;
-use std::net::SocketAddrV4;
 use std::path::Path;
-
-/// Name of the file.
-const RECORD: &str = "record.json";
-/// Only the adapter reads it.
-const MODE_PRIVATE: u32 = 0o600;
-
-/// What a sandbox should be doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Phase {
-    /// It is being created.
-    Creating,
-    /// It was ready.
-    Running,
-    /// It was stopped.
-    Stopped,
-}
-
-/// A published port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Port {
-    pub(crate) inside: u16,
-    pub(crate) outside: SocketAddrV4,
-}
 
 /// What is known about a sandbox.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,17 +28,16 @@ pub(crate) struct Record {
 
 impl Record {
     pub(crate) fn read(folder: &Path) -> io::Result<Self> {
-        Ok(serde_json::from_slice(&std::fs::read(folder.join(RECORD))?)?)
+        read_record(folder)
     }
 
     pub(crate) fn write(&self, folder: &Path) -> io::Result<()> {
-        write(&folder.join(RECORD), &serde_json::to_vec(self)?, MODE_PRIVATE)
+        write_record(folder, self)
     }
 
     /// Sandbox, incarnation and moment of creation; none if the record is damaged.
     pub(crate) fn labels(&self) -> Option<(SandboxId, Incarnation, UnixSeconds)> {
-        let sandbox = SandboxId::parse(&self.sandbox).ok()?;
-        Some((sandbox, Incarnation::parse(&self.incarnation).ok()?, UnixSeconds::new(self.created_at)))
+        labels(&self.sandbox, &self.incarnation, self.created_at)
     }
 
     /// Whether it needs the networks of the runner.
@@ -75,8 +50,7 @@ impl Record {
     }
 
     pub(crate) fn endpoints(&self) -> Vec<Endpoint> {
-        let endpoints = self.ports.iter();
-        endpoints.map(|port| Endpoint { port: port.inside, address: port.outside.into() }).collect()
+        self.ports.iter().map(|port| (*port).into()).collect()
     }
 }
 

@@ -2,12 +2,15 @@
 
 use crate::Owner;
 use crate::images::FoundImage;
-use crate::record::Port;
 use bollard::models::{
     ContainerCreateBody, HealthConfig, HostConfig, HostConfigCgroupnsModeEnum, HostConfigLogConfig, Mount,
     MountType, PortBinding, ResourcesUlimits,
 };
 use host::cgroups::OWN_PIDS;
+use host::published::Port;
+use host::{
+    SUPERVISOR_CAPABILITIES, SUPERVISOR_INSIDE as SUPERVISOR, WORKSPACE_INSIDE as WORKSPACE, hostname,
+};
 use ports::engine::{ContainerSpec, ImageCommand, Incarnation, Limits, Network};
 use std::collections::HashMap;
 use std::path::Path;
@@ -23,20 +26,11 @@ const LABEL_FOLDER: &str = "sandbox-broker.folder";
 /// All of them.
 pub(crate) const LABELS: [&str; 6] =
     [LABEL_FLEET, LABEL_RUNNER, LABEL_SANDBOX, LABEL_INCARNATION, LABEL_COMMAND, LABEL_FOLDER];
-/// Where the supervisor is inside.
-const SUPERVISOR: &str = "/run/supervisor";
 /// The folder of its socket, and the socket.
 const CONTROL: &str = "/run/control";
 const SOCKET: &str = "/run/control/socket";
-/// Where the workspace is inside.
-const WORKSPACE: &str = "/workspace";
 /// The user of the supervisor, which becomes that of each command.
 const ROOT: &str = "0:0";
-/// What the supervisor may do as root: become another user, end its processes, take these rights from jobs, and run when a
-/// sandbox is overloaded.
-const CAPABILITIES: [&str; 5] = ["SETUID", "SETGID", "SETPCAP", "KILL", "SYS_NICE"];
-/// Longest name of a host, in bytes.
-const HOSTNAME_BYTES_MAX: usize = 64;
 /// Thousandths of a processor in the engine's unit.
 const NANO_CPUS_PER_MILLI: i64 = 1_000_000;
 /// What an engine keeps of the output of process 1; that of commands is kept by the supervisor.
@@ -74,7 +68,6 @@ pub(crate) fn body(
     owner: &Owner,
     view: &View<'_>,
 ) -> ContainerCreateBody {
-    let id = spec.sandbox.as_str();
     let (user, env, entrypoint, cmd) = match &spec.first {
         None => {
             let entrypoint = [SUPERVISOR, "listen", SOCKET].map(str::to_owned).to_vec();
@@ -90,7 +83,7 @@ pub(crate) fn body(
     };
     ContainerCreateBody {
         image: Some(image.name.clone()),
-        hostname: Some(id.get(..HOSTNAME_BYTES_MAX).unwrap_or(id).to_owned()),
+        hostname: Some(hostname(&spec.sandbox).to_owned()),
         user: Some(user),
         env,
         entrypoint,
@@ -157,7 +150,7 @@ fn host_config(spec: &ContainerSpec, volumes: &[String], view: &View<'_>) -> Hos
                 .collect(),
         ),
         cap_drop: Some(vec!["ALL".to_owned()]),
-        cap_add: has_supervisor.then(|| CAPABILITIES.map(str::to_owned).to_vec()),
+        cap_add: has_supervisor.then(|| SUPERVISOR_CAPABILITIES.map(str::to_owned).to_vec()),
         security_opt: Some(vec!["no-new-privileges:true".to_owned()]),
         readonly_rootfs: Some(spec.read_only_root),
         tmpfs: Some(
@@ -255,7 +248,7 @@ mod tests {
         assert!(!host.cap_add.unwrap().iter().any(|name| name.contains("ADMIN") || name.contains("NET")));
         assert_eq!(host.security_opt.unwrap(), ["no-new-privileges:true"]);
         assert_eq!((host.readonly_rootfs, host.privileged), (Some(true), None));
-        assert_eq!(host.dns.unwrap(), ["127.0.0.1"], "it asks nobody for names");
+        assert_eq!(host.dns.unwrap(), ["127.0.0.1"], "no resolver answers it");
         assert_eq!(host.runtime.as_deref(), Some("runsc"));
         let targets: Vec<_> = host.mounts.unwrap().into_iter().filter_map(|mount| mount.target).collect();
         assert_eq!(targets, ["/workspace", "/run/supervisor", "/run/control"]);

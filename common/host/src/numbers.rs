@@ -16,7 +16,7 @@ pub struct Numbers {
 // === impl Numbers ===
 
 impl Numbers {
-    /// A range of which nobody has any.
+    /// A range of which no sandbox has any.
     pub fn new(range: RangeInclusive<u16>) -> Self {
         Self { range, taken: Mutex::default() }
     }

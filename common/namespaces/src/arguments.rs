@@ -1,20 +1,14 @@
 //! The arguments of the wrapper (bubblewrap): which namespaces a sandbox has and what it sees. Pure, so that a test can read them.
 
 use crate::image::Entry;
+use host::{
+    SUPERVISOR_CAPABILITIES, SUPERVISOR_INSIDE as SUPERVISOR, WORKSPACE_INSIDE as WORKSPACE, hostname,
+};
 use ports::engine::{ContainerSpec, Workspace};
 use std::path::Path;
 
-/// Where the supervisor is inside.
-pub(crate) const SUPERVISOR: &str = "/run/supervisor";
-/// Where the workspace is inside.
-const WORKSPACE: &str = "/workspace";
 /// The descriptor on which the wrapper writes the id of process 1.
 pub(crate) const REPORT_FD: &str = "3";
-/// Longest name of a host, in bytes.
-const HOSTNAME_BYTES_MAX: usize = 64;
-/// What the supervisor may do as root: become another user, end its processes, take these rights from jobs, and run when a
-/// sandbox is overloaded.
-const CAPABILITIES: [&str; 5] = ["CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP", "CAP_KILL", "CAP_SYS_NICE"];
 /// Mode of folders that every user may write to.
 const MODE_OPEN: &str = "1777";
 /// Mode of `/run`, where only the supervisor's user writes.
@@ -50,8 +44,7 @@ struct Arguments(Vec<String>);
 pub(crate) fn arguments(spec: &ContainerSpec, view: &View<'_>, starter: Starter) -> Vec<String> {
     let mut list = Arguments::default();
     list.namespaces(starter, spec.user);
-    let name = spec.sandbox.as_str();
-    list.add(["--hostname", name.get(..HOSTNAME_BYTES_MAX).unwrap_or(name)]);
+    list.add(["--hostname", hostname(&spec.sandbox)]);
     list.add(["--clearenv", "--info-fd", REPORT_FD]);
     let bind = if view.is_root_writable { "--bind" } else { "--ro-bind" };
     for entry in view.root {
@@ -119,7 +112,9 @@ impl Arguments {
         ]);
         self.add(["--as-pid-1", "--new-session", "--cap-drop", "ALL"]);
         match starter {
-            Starter::Root => CAPABILITIES.iter().for_each(|capability| self.add(["--cap-add", capability])),
+            Starter::Root => SUPERVISOR_CAPABILITIES
+                .iter()
+                .for_each(|capability| self.add(["--cap-add", &format!("CAP_{capability}")])),
             Starter::User => {
                 let id = user.to_string();
                 self.add(["--unshare-user", "--uid", &id, "--gid", &id]);

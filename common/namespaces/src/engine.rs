@@ -5,21 +5,19 @@ mod create;
 pub(crate) mod end;
 
 use crate::Namespaces;
-use crate::record::{Phase, Record};
+use crate::record::Record;
 use async_trait::async_trait;
-use host::LOOK_PAUSE;
+use host::record::{Phase, is_no_record};
+use host::{LOOK_PAUSE, not_running};
 use ports::engine::{
     Connection, Container, ContainerSpec, ContainerState, Engine, EngineError, EngineInfo, Feature,
     ImageCommand, Incarnation, Usage,
 };
 use std::io;
 use std::time::Duration;
-use tokio::net::UnixStream;
 
 /// Time-out for freezing: a process in a call to a slow device is frozen only after it.
 const FREEZE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Time-out for the supervisor's socket.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[async_trait]
 impl Engine for Namespaces {
@@ -44,11 +42,7 @@ impl Engine for Namespaces {
                 }
                 Ok(_) => {}
                 // It was removed meanwhile, or nothing is known about it: the next start removes it.
-                Err(error)
-                    if matches!(
-                        error.kind(),
-                        io::ErrorKind::NotFound | io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
-                    ) => {}
+                Err(error) if is_no_record(&error) => {}
                 // A list without it would say that it is gone.
                 Err(error) => return Err(EngineError::unavailable(error)),
             }
@@ -85,12 +79,7 @@ impl Engine for Namespaces {
             ContainerState::Running => {}
             state => return Err(not_running(&state)),
         }
-        let connected = UnixStream::connect(self.folders.of(incarnation).socket());
-        match tokio::time::timeout(CONNECT_TIMEOUT, connected).await {
-            Ok(Ok(stream)) => Ok(Box::new(stream)),
-            Ok(Err(error)) => Err(EngineError::unavailable(error)),
-            Err(_) => Err(EngineError::unavailable("the supervisor takes no connection")),
-        }
+        Ok(Box::new(host::connect(&self.folders.of(incarnation).socket()).await?))
     }
 
     async fn usage(&self, incarnation: &Incarnation) -> Result<Usage, EngineError> {
@@ -176,17 +165,5 @@ fn state(record: &Record) -> ContainerState {
         Phase::Running if !record.is_alive() => ContainerState::Exited,
         Phase::Running if record.group.is_frozen() => ContainerState::Paused,
         Phase::Running => ContainerState::Running,
-    }
-}
-
-/// The answer to a call that needs a running sandbox.
-fn not_running(state: &ContainerState) -> EngineError {
-    match state {
-        ContainerState::Creating => EngineError::unavailable("it is being created"),
-        ContainerState::Failed { reason } => EngineError::failed(reason),
-        ContainerState::Paused => EngineError::refused("it is paused"),
-        ContainerState::Stopped | ContainerState::Exited | ContainerState::Running => {
-            EngineError::refused("it is not running")
-        }
     }
 }

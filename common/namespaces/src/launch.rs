@@ -25,8 +25,6 @@ use tokio::process::{Child, Command};
 
 /// Time-out from the start of the wrapper to the answer of the supervisor.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
-/// Most bytes of an error message that are passed on.
-const COMPLAINT_BYTES_MAX: usize = 512;
 /// The unit of the shell's limit of file sizes, in bytes.
 const BLOCK_BYTES: u64 = 512;
 /// The files that join a group come first, then `--` and a program with its arguments.
@@ -133,9 +131,7 @@ fn log(own: &Own) -> PathBuf {
 /// The last line that wrapper or supervisor wrote.
 fn complaint(own: &Own) -> String {
     let text = std::fs::read(log(own)).unwrap_or_default();
-    let text = String::from_utf8_lossy(&text);
-    let line = text.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or("it said nothing");
-    line.get(..line.floor_char_boundary(COMPLAINT_BYTES_MAX)).unwrap_or(line).to_owned()
+    host::complaint(&String::from_utf8_lossy(&text)).to_owned()
 }
 
 #[cfg(test)]
@@ -154,7 +150,7 @@ mod tests {
         assert_eq!(complaint(&own), "it said nothing");
         std::fs::write(log(&own), "first\nbwrap: no such thing\n\n").unwrap();
         assert_eq!(complaint(&own), "bwrap: no such thing");
-        std::fs::write(log(&own), "ü".repeat(COMPLAINT_BYTES_MAX)).unwrap();
-        assert_eq!(complaint(&own).len(), COMPLAINT_BYTES_MAX);
+        std::fs::write(log(&own), "ü".repeat(host::COMPLAINT_BYTES_MAX)).unwrap();
+        assert_eq!(complaint(&own).len(), host::COMPLAINT_BYTES_MAX);
     }
 }

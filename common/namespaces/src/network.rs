@@ -14,13 +14,13 @@ use crate::process::Process;
 use host::LOOK_PAUSE;
 use host::cgroups::Group;
 use host::numbers::Numbers;
+use host::published::{Port, PublishedPorts};
 use host::{PROGRAM_PATH, Publish, of_io};
 use netns::Netns;
 use ports::clock::Clock;
 use ports::engine::{Endpoint, EngineError, Incarnation, Limits, Network, PublishedPort};
 use serde::{Deserialize, Serialize};
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
 use std::path::Path;
 use std::process::Output;
 use std::time::Duration;
@@ -45,13 +45,6 @@ pub(crate) enum Policy {
     Open,
 }
 
-/// A published port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Port {
-    inside: u16,
-    outside: SocketAddrV4,
-}
-
 /// The network of a sandbox, as its record says it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Attachment {
@@ -71,8 +64,7 @@ pub(crate) struct Attachment {
 /// The networks of a node.
 #[derive(Debug)]
 pub(crate) struct Networks {
-    address: Ipv4Addr,
-    ports: Numbers,
+    ports: PublishedPorts,
     hosts: Numbers,
     /// The name of the network between sandboxes.
     name: String,
@@ -111,8 +103,7 @@ impl Attachment {
 
     /// Where its ports are reached.
     pub(crate) fn endpoints(&self) -> Vec<Endpoint> {
-        let endpoints = self.ports.iter();
-        endpoints.map(|port| Endpoint { port: port.inside, address: port.outside.into() }).collect()
+        self.ports.iter().map(|port| (*port).into()).collect()
     }
 
     /// Whether the sandbox has no network and no published port.
@@ -173,17 +164,13 @@ impl Attachment {
 
 impl Networks {
     pub(crate) fn new(publish: Publish, name: String) -> Self {
-        let Publish { address, ports } = publish;
-        let (ports, hosts) = (Numbers::new(ports), Numbers::new(internal::HOSTS));
-        Self { address, ports, hosts, name, internal: tokio::sync::Mutex::default() }
+        let (ports, hosts) = (PublishedPorts::new(publish), Numbers::new(internal::HOSTS));
+        Self { ports, hosts, name, internal: tokio::sync::Mutex::default() }
     }
 
     /// Reserves what a sandbox of an earlier process has.
     pub(crate) fn adopt(&self, incarnation: &Incarnation, attachment: &Attachment) {
-        // Two that have the same number cannot both be served; the one that is attached last says so.
-        for port in &attachment.ports {
-            self.ports.take(incarnation, port.outside.port());
-        }
+        self.ports.adopt(incarnation, &attachment.ports);
         if let Some(host) = attachment.host {
             self.hosts.take(incarnation, host);
         }
@@ -196,23 +183,11 @@ impl Networks {
         published: &[PublishedPort],
         attachment: &mut Attachment,
     ) -> Result<(), EngineError> {
-        let full = |reason: &str| EngineError::Full { reason: reason.to_owned() };
-        for PublishedPort { inside, outside } in published {
-            let port = match outside {
-                Some(port) if self.is_free(*port) && self.ports.take(incarnation, *port) => *port,
-                Some(port) => return Err(full(&format!("port {port} is in use"))),
-                None => {
-                    let reserved = self.ports.reserve(incarnation, |port| self.is_free(port));
-                    reserved.ok_or_else(|| full("all ports that may be published are in use"))?
-                }
-            };
-            let outside = SocketAddrV4::new(self.address, port);
-            attachment.ports.push(Port { inside: *inside, outside });
-        }
+        attachment.ports = self.ports.reserve(incarnation, published, |_| true)?;
         if attachment.policy == Policy::Internal {
             let host = self.hosts.reserve(incarnation, |_| true);
-            attachment.host =
-                Some(host.ok_or_else(|| full("all addresses of the internal network are in use"))?);
+            let reason = || "all addresses of the internal network are in use".to_owned();
+            attachment.host = Some(host.ok_or_else(|| EngineError::Full { reason: reason() })?);
         }
         Ok(())
     }
@@ -314,11 +289,6 @@ impl Networks {
             clock.sleep(LOOK_PAUSE).await;
         }
         Ok(())
-    }
-
-    /// Whether nothing else on the node uses a port.
-    fn is_free(&self, port: u16) -> bool {
-        TcpListener::bind((self.address, port)).is_ok()
     }
 }
 

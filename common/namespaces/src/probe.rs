@@ -8,9 +8,9 @@ use crate::process::Process;
 use crate::record::Record;
 use crate::{Namespaces, etc};
 use host::LOOK_PAUSE;
-use host::Publish;
 use host::cgroups::{Cgroups, Group};
 use host::folders::{Folders, make_private};
+use host::{NO_DISK_LIMIT, Publish};
 use ports::clock::Clock;
 use ports::engine::{ContainerSpec, EngineInfo, Feature, Isolation, Unsupported};
 use std::io;
@@ -85,12 +85,7 @@ impl Namespaces {
     /// [`ProbeError`] if no sandbox can run here.
     pub fn probe(config: Config, clock: Arc<dyn Clock>) -> Result<Self, ProbeError> {
         let Config { fleet, state, data, wrapper, supervisor, publish } = config;
-        if fleet.is_empty() || !fleet.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
-            return Err(ProbeError::Config("the name of the fleet may hold only letters, digits and '-'"));
-        }
-        if supervisor.is_empty() {
-            return Err(ProbeError::Config("this build has no supervisor for this system"));
-        }
+        host::check_config(&fleet, supervisor).map_err(ProbeError::Config)?;
         let starter = if rustix::process::geteuid().is_root() { Starter::Root } else { Starter::User };
         try_wrapper(&wrapper, starter)?;
         let in_folders = |error| ProbeError::Folder { state: state.clone(), data: data.clone(), error };
@@ -182,7 +177,7 @@ fn try_wrapper(wrapper: &Path, starter: Starter) -> Result<(), ProbeError> {
 
 /// What no machine supports, or none without root.
 fn lacking(starter: Starter) -> Vec<Unsupported> {
-    let mut lacking = vec![(Feature::DiskLimit, "folders on disk have no quota; use a workspace in memory")];
+    let mut lacking = vec![(Feature::DiskLimit, NO_DISK_LIMIT)];
     if starter == Starter::User {
         let reason = "only root can do it; the adapter runs as another user";
         lacking.push((Feature::WritableRoot, reason));

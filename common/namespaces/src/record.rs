@@ -4,27 +4,11 @@ use crate::network::Attachment;
 use crate::process::Process;
 use domain::{SandboxId, UnixSeconds};
 use host::cgroups::Group;
+use host::record::{Phase, labels, read_record, write_record};
 use ports::engine::Incarnation;
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::path::Path;
-
-/// Name of the file.
-const RECORD: &str = "record.json";
-/// Name of the file while it is written.
-const RECORD_WRITTEN: &str = "record.json.new";
-
-/// What a sandbox should be doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Phase {
-    /// It is being created.
-    Creating,
-    /// It was ready.
-    Running,
-    /// It was stopped.
-    Stopped,
-}
 
 /// How the sandbox is started, each time it is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,22 +57,17 @@ pub(crate) fn boot() -> String {
 impl Record {
     /// The record in this folder.
     pub(crate) fn read(folder: &Path) -> io::Result<Self> {
-        let text = std::fs::read(folder.join(RECORD))?;
-        serde_json::from_slice(&text).map_err(io::Error::from)
+        read_record(folder)
     }
 
     /// Writes it, or leaves the old one as it is.
     pub(crate) fn write(&self, folder: &Path) -> io::Result<()> {
-        let written = folder.join(RECORD_WRITTEN);
-        std::fs::write(&written, serde_json::to_vec(self)?)?;
-        std::fs::rename(written, folder.join(RECORD))
+        write_record(folder, self)
     }
 
     /// Whose sandbox it is; none if the record was damaged.
     pub(crate) fn labels(&self) -> Option<(SandboxId, Incarnation, UnixSeconds)> {
-        let sandbox = SandboxId::parse(&self.sandbox).ok()?;
-        let incarnation = Incarnation::parse(&self.incarnation).ok()?;
-        Some((sandbox, incarnation, UnixSeconds::new(self.created_at)))
+        labels(&self.sandbox, &self.incarnation, self.created_at)
     }
 
     /// Its processes; those of an earlier start of the machine are gone.

@@ -1,10 +1,10 @@
 //! Creates and starts sandboxes.
 
-use super::{control, not_running, peer, socket, state};
+use super::{control, judge, peer, socket, state};
 use crate::Shared;
 use crate::failure::is_port_conflict;
 use crate::images::FoundImage;
-use crate::record::{Phase, Port, Record};
+use crate::record::Record;
 use crate::spec::{View, body, name};
 use bollard::errors::Error;
 use bollard::query_parameters::{
@@ -13,14 +13,14 @@ use bollard::query_parameters::{
 use domain::UnixSeconds;
 use futures_util::StreamExt as _;
 use host::folders::{Own, make_private};
-use host::{LOOK_PAUSE, of_io};
+use host::record::Phase;
+use host::{LOOK_PAUSE, WORKSPACE_INSIDE, complaint, not_running, of_io};
 use ports::engine::{
     Container, ContainerSpec, ContainerState, EngineError, Image, Incarnation, Network, PublishedPort,
     Runtime, Workspace,
 };
 use std::collections::HashSet;
 use std::io;
-use std::net::{SocketAddrV4, TcpListener};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::Duration;
@@ -32,13 +32,8 @@ use tokio_util::sync::CancellationToken;
 const START_TIMEOUT: Duration = Duration::from_secs(20);
 /// Attempts with other ports of the node, if something else takes one meanwhile.
 const PORT_ATTEMPTS_MAX: u32 = 5;
-/// Most bytes of an error message that are passed on.
-const COMPLAINT_BYTES_MAX: usize = 512;
 /// What the kernel's list of mounts says of a folder in memory.
 const IN_MEMORY: &str = " - tmpfs ";
-/// Where the workspace is inside.
-const WORKSPACE_MOUNT: &str = " /workspace ";
-
 /// Owner of the folder of the socket while the supervisor makes it there.
 const SUPERVISOR_USER: u32 = 0;
 /// Its owner from then on: no command is this user, and root inside has no capability to write to folders of others. Else it
@@ -152,7 +147,7 @@ impl Shared {
         let mut container =
             listed.into_iter().find(|one| one.incarnation == incarnation).ok_or(EngineError::Gone)?;
         if container.state == ContainerState::Creating {
-            container.state = state(record, None);
+            container.state = judge(record, None);
         }
         Ok(container)
     }
@@ -175,7 +170,8 @@ impl Shared {
         let engine = self.client.get().await?;
         let mut refused = HashSet::new();
         for attempt in 1.. {
-            record.ports = self.reserve(&spec.incarnation, &spec.ports, &refused)?;
+            record.ports =
+                self.ports.reserve(&spec.incarnation, &spec.ports, |port| !refused.contains(&port))?;
             record.write(own.path()).map_err(of_io)?;
             // From now on the record keeps them.
             self.keep_networks(record).await?;
@@ -229,29 +225,6 @@ impl Shared {
         wanted.check()
     }
 
-    /// Gives a sandbox ports of the node, but none that the engine has refused.
-    fn reserve(
-        &self,
-        incarnation: &Incarnation,
-        ports: &[PublishedPort],
-        refused: &HashSet<u16>,
-    ) -> Result<Vec<Port>, EngineError> {
-        let full = |reason: &str| EngineError::Full { reason: reason.to_owned() };
-        let is_free = |port: u16| !refused.contains(&port) && TcpListener::bind((self.address, port)).is_ok();
-        let reserved = ports.iter().map(|PublishedPort { inside, outside }| {
-            let port = match outside {
-                Some(port) if is_free(*port) && self.ports.take(incarnation, *port) => *port,
-                Some(port) => return Err(full(&format!("port {port} is in use"))),
-                None => {
-                    let reserved = self.ports.reserve(incarnation, is_free);
-                    reserved.ok_or_else(|| full("all ports that may be published are in use"))?
-                }
-            };
-            Ok(Port { inside: *inside, outside: SocketAddrV4::new(self.address, port) })
-        });
-        reserved.collect()
-    }
-
     /// Waits until the supervisor answers.
     async fn ready(&self, own: &Own, container: &str, is_in_memory: bool) -> Result<(), EngineError> {
         let engine = self.client.get().await?;
@@ -300,16 +273,14 @@ impl Shared {
             Err(_) => None,
         };
         let text = line.and_then(Result::ok).map(|line| line.to_string()).unwrap_or_default();
-        let line = text.trim();
-        let line = line.get(..line.floor_char_boundary(COMPLAINT_BYTES_MAX)).unwrap_or(line);
-        if line.is_empty() { "it said nothing".to_owned() } else { line.to_owned() }
+        complaint(&text).to_owned()
     }
 
     pub(super) async fn start_container(&self, incarnation: &Incarnation) -> Result<(), EngineError> {
         let (mut record, inspected) = self.seen(incarnation).await?;
         let own = self.folders.of(incarnation);
         let container = name(incarnation);
-        match state(&record, Some(&inspected)) {
+        match state(&record, &inspected) {
             ContainerState::Running if record.phase == Phase::Running && !is_of_supervisor(&own) => {
                 return Ok(());
             }
@@ -362,7 +333,7 @@ fn is_free_choice(ports: &[PublishedPort]) -> bool {
 /// Whether the workspace of a process is in memory.
 fn sees_memory(pid: i32) -> bool {
     let mounts = std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("mountinfo"));
-    mounts.is_ok_and(|mounts| {
-        mounts.lines().any(|line| line.contains(WORKSPACE_MOUNT) && line.contains(IN_MEMORY))
-    })
+    let workspace = format!(" {WORKSPACE_INSIDE} ");
+    mounts
+        .is_ok_and(|mounts| mounts.lines().any(|line| line.contains(&workspace) && line.contains(IN_MEMORY)))
 }

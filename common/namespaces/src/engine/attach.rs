@@ -1,10 +1,11 @@
 //! Attaches sandboxes to their networks.
 
-use super::{not_running, state};
+use super::state;
 use crate::Namespaces;
 use crate::network::{Attachment, Files};
 use crate::record::Record;
 use host::folders::Own;
+use host::not_running;
 use host::of_io;
 use ports::engine::{ContainerState, EngineError, Incarnation};
 

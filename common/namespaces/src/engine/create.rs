@@ -1,15 +1,17 @@
 //! Creates and starts sandboxes.
 
-use super::{not_running, state};
+use super::state;
 use crate::Namespaces;
 use crate::arguments::{Starter, View, arguments, has_folder};
 use crate::etc;
 use crate::image;
 use crate::launch::Wrapper;
 use crate::network::Attachment;
-use crate::record::{Phase, Plan, Record, boot};
+use crate::record::{Plan, Record, boot};
 use host::folders::Own;
+use host::not_running;
 use host::of_io;
+use host::record::Phase;
 use ports::engine::{
     Container, ContainerSpec, ContainerState, EngineError, Image, Incarnation, Network, Workspace,
 };

@@ -1,11 +1,13 @@
 //! Stops and removes sandboxes.
 
-use super::{not_running, state};
+use super::state;
 use crate::Namespaces;
 use crate::process::Process;
-use crate::record::{Phase, Record};
+use crate::record::Record;
 use host::cgroups::Group;
 use host::folders::Own;
+use host::not_running;
+use host::record::Phase;
 use ports::engine::{ContainerState, EngineError, Incarnation};
 use std::io;
 use std::time::Duration;

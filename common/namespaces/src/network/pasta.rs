@@ -1,10 +1,11 @@
 //! The way out and in: a process of `pasta` for each sandbox, which carries connections between the namespace of the sandbox and
 //! the node without any rule or interface on the node.
 
+use super::PROGRAM_PATH;
 use super::netns::{Netns, STDIN};
-use super::{PROGRAM_PATH, Port};
 use crate::launch::JOIN_GROUPS;
 use host::cgroups::Group;
+use host::published::Port;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};

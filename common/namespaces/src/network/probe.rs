@@ -6,9 +6,10 @@ use crate::arguments::Starter;
 use crate::process::Process;
 use host::LOOK_PAUSE;
 use host::cgroups::Group;
+use host::published::why_no_ports;
 use ports::engine::{Feature, Unsupported};
 use std::io::{self, Read as _};
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
@@ -41,14 +42,6 @@ fn why_no_pasta(folder: &Path) -> Option<String> {
         Programs::Pasta.missing().map_or_else(|| try_pasta(folder), |missing| Err(io::Error::other(missing)))
     };
     tried().err().map(|error| error.to_string())
-}
-
-/// Why ports cannot be published on an address.
-fn why_no_ports(address: Ipv4Addr) -> Option<String> {
-    let error = TcpListener::bind((address, 0)).err()?;
-    Some(format!(
-        "ports cannot be published on {address} ({error}): set RUNNER_PUBLISH_ADDRESS to an address of this machine"
-    ))
 }
 
 /// Connects a namespace that ends at once.
@@ -109,13 +102,6 @@ impl Drop for Tried {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn address_of_another_machine_is_named() {
-        assert_eq!(why_no_ports(Ipv4Addr::LOCALHOST), None);
-        let reason = why_no_ports(Ipv4Addr::new(203, 0, 113, 1)).unwrap();
-        assert!(reason.contains("203.0.113.1") && reason.contains("RUNNER_PUBLISH_ADDRESS"), "{reason}");
-    }
 
     #[test]
     fn another_user_has_no_networks() {
